@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.labels import check_label_options, read_classes, read_findings
+from softfree.data.labels import check_label_options, number_strata, read_classes, read_findings, read_numbers
 from softfree.data.table_file import RowNamer, TableFile
 from softfree_runtime.core.errors import UserError
 
@@ -101,6 +101,35 @@ def test_an_order_is_not_guessed(labels, order, why):
 def test_options_of_labels_that_contradict_each_other(changes, why):
     with pytest.raises(UserError, match=why):
         check_label_options(**({"labels": None, "positive": None, "task": None, "order": None} | changes))
+
+
+def test_numbers_of_a_regression():
+    task, targets = read_numbers(PATH, table(volume=["3244.5", "-1e2", " 7 "]), "volume", None)
+    assert (task.kind, task.classes, task.outputs) == ("regression", ("volume",), ("volume",))
+    assert targets.tolist() == [3244.5, -100, 7]
+    assert targets.dtype == np.float64
+    same, _ = read_numbers(PATH, table(size=["1", "1"]), "size", ["volume"])  # another table of a trained model
+    assert same == task
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["1", "2", "12 ml"], r"'12 ml' in column 'volume' \(line 4\) is not a finite number; expected digits"),
+        (["1", "3,5"], "'3,5' in column 'volume'"),
+        (["1", "inf"], "'inf' in column 'volume' .* not a finite number"),
+        (["2", "2.0"], "is 2 in every row; expected numbers that differ"),
+    ],
+)
+def test_what_is_no_number_is_refused(values, why):
+    with pytest.raises(UserError, match=why):
+        read_numbers(PATH, table(volume=values), "volume", None)
+
+
+def test_numbers_have_strata_of_equal_counts():
+    strata = number_strata(np.random.default_rng(0).normal(size=100), 50)
+    assert np.bincount(strata).tolist() == [20] * 5
+    assert np.unique(number_strata(np.arange(7.0), 1)).tolist() == [0]
 
 
 def test_findings_are_one_zero_or_unknown():

@@ -220,7 +220,7 @@ def test_no_edit_of_a_configuration_is_a_traceback_or_goes_unsaid(
 @pytest.mark.parametrize(
     ("at", "value", "words"),
     [
-        (("task", "kind"), "binry", "task.kind is 'binry'; expected binary or multiclass or multilabel"),
+        (("task", "kind"), "binry", "task.kind is 'binry'; expected binary or multiclass or ordinal"),
         (("task", "classes"), ["a", "a"], "task.classes"),
         (("preprocessing", "resize_mode"), "padd", "preprocessing.resize_mode is 'padd'; expected pad or"),
         (("preprocessing", "preset"), "radio", "preprocessing.preset is 'radio'"),

@@ -91,7 +91,7 @@ def test_a_distance_is_promised_and_given(make_model: Callable[..., Path], about
         ("temperature", "", "temperature is '', which is not JSON"),
         ("temperature", None, "temperature is missing"),
         ("task", "x", "task is 'x', which is not JSON"),
-        ("task", '"regression"', "task.kind is 'regression'; expected binary or multiclass or multilabel"),
+        ("task", '"segmentation"', "task.kind is 'segmentation'; expected binary or multiclass or ordinal"),
         ("task", '"multiclass"', "task.classes is .*, as multiclass needs"),
         ("classes", '["well"]', "task.classes is"),
         ("classes", '["ill", "ill"]', "task.classes is .*expected different names"),

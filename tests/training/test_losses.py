@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from softfree.training.losses import Distillation, Objective, class_weights, known_fraction
+from softfree.core.options import NumberLossName
+from softfree.training.losses import (
+    Distillation,
+    NumberObjective,
+    Objective,
+    class_weights,
+    known_fraction,
+    standardization,
+)
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
 
@@ -119,3 +128,23 @@ def test_a_student_of_grades_learns_the_teachers_probabilities() -> None:
     p, q = (probabilities(logits.numpy(), GRADES, 2.0)[0] for logits in (teacher, student))
     loss = Distillation(GRADES, 2.0)(student, teacher)
     assert loss.item() == pytest.approx(4 * (p * np.log(p / q)).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mse", (0.25 + 9) / 2), ("l1", 3.5 / 2), ("huber", (0.125 + 2.5) / 2)])
+def test_a_regression_is_measured_in_standard_deviations(name: NumberLossName, expected: float) -> None:
+    targets = np.array([3000.0, 3400.0, 2600.0])
+    offset, deviation = standardization(targets)
+    assert (offset, deviation) == pytest.approx((3000, np.sqrt(320000 / 3)))
+    outputs = torch.tensor([[0.5], [3.0]])  # 0.5 and 3 standard deviations above targets at the mean
+    loss = NumberObjective(offset, deviation, name)(outputs, torch.tensor([3000.0, 3000.0], dtype=torch.float64))
+    assert loss.item() == pytest.approx(expected)
+
+
+def test_targets_far_from_zero_keep_their_digits() -> None:
+    targets = torch.tensor([1e9 + 1, 1e9 - 1], dtype=torch.float64)
+    assert NumberObjective(1e9, 1.0, "l1")(torch.zeros(2, 1), targets).item() == pytest.approx(1)
+
+
+def test_equal_targets_have_no_scale() -> None:
+    with pytest.raises(UserError, match="all training rows have the target 2"):
+        standardization(np.full(5, 2.0))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.scale import Scale, check_scale
 from softfree_runtime.core.task import Task, check_task
 from softfree_runtime.core.validation import check_fields, shown
 from softfree_runtime.preprocessing.modalities import (
@@ -24,7 +25,7 @@ from softfree_runtime.preprocessing.modalities import (
 FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
-_LATER = ("group", "loss", "phantoms", "sets", "unusual_rate")  # missing in files of earlier versions
+_LATER = ("group", "loss", "phantoms", "scale", "sets", "unusual_rate")  # missing in files of earlier versions
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -51,6 +52,7 @@ class Metadata:
         group: Whether all rows of a patient in a table are one sample, a bag.
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
         sets: Minimum probabilities of the classes in conformal sets; None in files of earlier versions.
+        scale: Of a regression: from outputs to numbers; else None.
         unusual_rate: Share of new samples like those of training whose distance is above 1; None if the graph gives no
             distance.
         phantoms: Logits of the phantoms, see :mod:`softfree_runtime.phantoms`; empty if they were not recorded.
@@ -70,6 +72,7 @@ class Metadata:
     loss: dict[str, Any] = field(default_factory=dict)
     phantoms: dict[str, Any] = field(default_factory=dict)
     sets: ConformalSets | None = None
+    scale: Scale | None = None
     unusual_rate: float | None = None
 
     @property
@@ -101,6 +104,7 @@ class Metadata:
             "loss": self.loss,
             "phantoms": self.phantoms,
             "sets": None if self.sets is None else asdict(self.sets),
+            "scale": None if self.scale is None else asdict(self.scale),
             "unusual_rate": self.unusual_rate,
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
@@ -124,10 +128,15 @@ class Metadata:
         task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
         sets = check_sets(path, values.pop("sets", None), task, FIX)
+        scale = check_scale(path, values.pop("scale", None), FIX)
+        if task.numeric and scale is None:
+            raise UserError(f"{path}: scale is missing from its metadata, which a regression needs; {FIX}")
         values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, fix=FIX)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        return cls(task, preprocessing, card=texts.get("model_card", ""), sets=sets, **values)._checked(path)
+        return cls(task, preprocessing, card=texts.get("model_card", ""), sets=sets, scale=scale, **values)._checked(
+            path
+        )
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""

@@ -72,7 +72,9 @@ def predict(
         status = error.status if error and error.status != PARTIAL else "ok"
         head: Row = {"path": name} | ({"case_id": cases[number]} if cases else {})
         head |= {"status": status, "reason": printable(str(error)) if error else ""}
-        head |= columns(logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets)
+        head |= columns(
+            logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets, metadata.scale
+        )
         rows.append(head | ({} if metadata.unusual_rate is None else distance_columns(distances[number])))
     return rows
 

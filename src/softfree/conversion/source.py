@@ -19,6 +19,7 @@ from softfree.models.patch_embed import stem_of
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
 from softfree_runtime.core.errors import UserError, unknown_name
+from softfree_runtime.core.task import refuse_numbers
 
 WEIGHT_OPTIONS = ("model", "preset", "size", "resize_mode", "channels", "pool", "weights_grid", "model_options")
 
@@ -62,6 +63,7 @@ def _from_run(folder: Path, options: ConvertOptions) -> Source:
     if set_options:
         raise UserError(f"--{set_options[0].replace('_', '-')} with the run {folder}, which has its own; leave it out")
     run = Run.load(folder)
+    refuse_numbers(run.task, "softfree convert")
     if not isinstance(run.model, VisionTransformer) or isinstance(run.model, CaseTransformer):
         raise UserError(
             f"{folder} contains {run.config['model']['name']}: expected a softmax_vit_* model of single images"

@@ -11,7 +11,8 @@ ResizeMode = Literal["pad", "stretch", "crop", "native"]
 PoolName = Literal["avg", "token", "topk", "mean_topk"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
-Target = Literal["ordinal"]
+Target = Literal["ordinal", "regression"]
+NumberLossName = Literal["huber", "mse", "l1"]
 
 
 @dataclass(kw_only=True)
@@ -22,7 +23,8 @@ class TableOptions:
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
-        task: 'ordinal' if the classes have an order, such as grades; default: classes without an order, or findings.
+        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers;
+            default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
@@ -186,6 +188,8 @@ class OptimizerOptions:
         grad_clip: Maximum norm of the gradient; 0 for no clipping.
         ema: Decay of an exponential moving average of the weights, e.g. 0.999, which is then used in place of the final
             weights.
+        loss: Of a regression, on the standardized target: 'huber' (quadratic up to one standard deviation, linear
+            beyond, so that outliers count less), 'mse' or 'l1'; default: 'huber'.
         label_smoothing: Fraction of the target spread evenly over all classes.
         mixup: Alpha of mixup; color presets and exclusive classes only.
         cutmix: Alpha of CutMix, which alternates with mixup; same restrictions.
@@ -196,9 +200,10 @@ class OptimizerOptions:
         auto_augment: Use a timm policy instead of the preset's augmentation, such as 'rand-m9-mstd0.5-inc1': random
             crops of the whole image, flips, this policy and random erasing; color images only.
         random_erasing: Probability with which --auto-augment erases a rectangle.
-        coverage: Share of new samples of each class whose conformal set shall contain it; more gives larger sets.
-        patience: Stop after this many epochs without a better validation AUROC and keep the best epoch; default: train
-            to the end and keep the last epoch.
+        coverage: Share of new samples of each class whose conformal set shall contain it, or of a regression whose
+            interval shall contain the truth; more gives larger sets and wider intervals.
+        patience: Stop after this many epochs without a better validation AUROC (of a regression, mean absolute error)
+            and keep the best epoch; default: train to the end and keep the last epoch.
         precision: Arithmetic of matrix products.
         teacher: Run directory of a trained model to distill from.
         teacher_weight: Weight of the teacher in the loss, from 0 to 1; the labels have the rest.
@@ -216,6 +221,7 @@ class OptimizerOptions:
     layer_decay: float = 1.0
     grad_clip: float = 1.0
     ema: float | None = None
+    loss: NumberLossName | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

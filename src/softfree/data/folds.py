@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from softfree.data.labels import number_strata
 from softfree.data.split_file import RunSplit, hashed_key
 from softfree.data.table import Table
 from softfree_runtime.core.errors import UserError
@@ -246,6 +247,8 @@ def _check_classes(table: Table, count: int) -> None:
     if count < 2:
         raise UserError(f"got {count} folds: expected 2 or more")
     patients = table.frame["patient"].to_numpy()
+    if table.task.numeric and len(np.unique(patients)) < count:
+        raise UserError(f"{count} folds: there are {len(np.unique(patients))} patients; use fewer folds")
     for label, marks in _marks(table).items():
         number = len(np.unique(patients[marks]))
         least = count if table.task.exclusive else 2
@@ -256,8 +259,10 @@ def _check_classes(table: Table, count: int) -> None:
 
 
 def _marks(table: Table) -> dict[str, np.ndarray]:
-    """Return which rows have each class, or each finding present and absent."""
+    """Return which rows have each class, or each finding present and absent; nothing for numbers."""
     targets, classes = table.targets, table.task.classes
+    if table.task.numeric:
+        return {}
     if table.task.exclusive:
         return {f"class {name!r}": targets == number for number, name in enumerate(classes)}
     present = {f"finding {name!r}": targets[:, number] == 1 for number, name in enumerate(classes)}
@@ -267,7 +272,7 @@ def _marks(table: Table) -> dict[str, np.ndarray]:
 def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     """Return the fold of each row, from 0."""
     patients = table.frame["patient"].to_numpy()
-    labels = strata(table)
+    labels = number_strata(table.targets, len(np.unique(patients)) // count) if table.task.numeric else strata(table)
     by_name = np.argsort(
         [blake2b(f"{seed} {key}".encode(), digest_size=8).hexdigest() for key in table.keys], kind="stable"
     )

@@ -138,6 +138,43 @@ def _refuse_two_forms(path: Path, table: TableFile, label: str, names: list[str]
         )
 
 
+def read_numbers(path: Path, table: TableFile, label: str, classes: Sequence[str] | None) -> tuple[Task, np.ndarray]:
+    """Read the numbers of a regression from one column without empty cells.
+
+    Args:
+        path: Path of the table, for messages.
+        table: Rows of the task.
+        label: The column.
+        classes: The name that a trained model has for it; default: that of the column.
+
+    Returns:
+        The task and finite float64 ``(n,)`` targets.
+
+    Raises:
+        UserError: Text, an infinite number, or a column in which all numbers are equal.
+    """
+    values = table.frame[label]
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    wrong = values[~np.isfinite(numbers)]
+    if len(wrong):
+        raise UserError(
+            f"{path}: {shortened(wrong.iloc[0])} in column {label!r} ({table.rows.name(wrong.index)}) is not a finite"
+            " number; expected digits with a decimal point and no unit, or an empty cell to leave the row out"
+        )
+    if classes is None and np.ptp(numbers) == 0:
+        raise UserError(
+            f"{path}: column {label!r} is {numbers[0]:g} in every row; expected numbers that differ, or there is"
+            " nothing to predict"
+        )
+    return Task("regression", tuple(classes) if classes is not None else (label,)), numbers
+
+
+def number_strata(targets: np.ndarray, most: int) -> np.ndarray:
+    """Return the quantile ``(n,)``, from 0, that each number lies in, of up to five with about equal counts."""
+    cuts = np.quantile(targets, np.linspace(0, 1, max(1, min(5, most)) + 1)[1:-1])
+    return np.searchsorted(cuts, targets, side="right")
+
+
 def read_findings(
     path: Path, table: TableFile, labels: Sequence[str], classes: Sequence[str] | None
 ) -> tuple[Task, np.ndarray]:

@@ -65,8 +65,13 @@ def split_patients(
 
 
 def _patients_by_class(task: Task, targets: np.ndarray, patients: np.ndarray, count: int) -> np.ndarray:
-    """Return whether each patient has rows of each class, ``(P, M)``; findings count as present and as absent."""
-    if task.exclusive:
+    """Return whether each patient has rows of each class, ``(P, M)``; findings count as present and as absent.
+
+    Numbers count as one class that all have.
+    """
+    if task.numeric:
+        marks = np.ones((len(targets), 1), bool)  # each split has patients; how their numbers are spread is random
+    elif task.exclusive:
         marks = targets[:, None] == np.arange(len(task.classes))
     else:
         marks = np.concatenate([targets == 1, targets == 0], axis=1)
@@ -105,7 +110,8 @@ def _refuse_rare_classes(task: Task, has_class: np.ndarray, assigned: np.ndarray
     for number, name in enumerate(task.classes):
         own = has_class[:, number]
         if own.any() and len(np.unique(assigned[own])) < splits:
+            what = "column" if task.numeric else "class"
             raise UserError(
-                f"class {name!r} has {own.sum()} patient{'s' if own.sum() > 1 else ''}, too few for"
+                f"{what} {name!r} has {own.sum()} patient{'s' if own.sum() > 1 else ''}, too few for"
                 f" {splits} splits; add some, give the rows the split 'extra', or fill in a split column yourself"
             )

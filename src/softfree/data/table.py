@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.options import Target
-from softfree.data.labels import check_label_options, read_classes, read_findings, tidy_labels
+from softfree.data.labels import check_label_options, read_classes, read_findings, read_numbers, tidy_labels
 from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
 from softfree_runtime.core.errors import UserError, listed, shortened
@@ -130,7 +130,8 @@ def read_table(
         label: Column with one class per row.
         labels: Several 0/1 columns instead; an empty cell is unknown.
         positive: The positive class of a two-class task; default: the last in alphabetical order.
-        task: ``ordinal`` if the classes have an order; default: classes without an order, or findings.
+        task: ``ordinal`` if the classes have an order, ``regression`` if ``label`` holds numbers; default: classes
+            without an order, or findings.
         classes_in_order: All classes of an ordinal task, from the lowest to the highest; default: whole numbers by
             their value.
         image_root: Folder that relative paths start from and that contains all files; default: the table's folder.
@@ -152,10 +153,15 @@ def read_table(
     _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
     words = pd.Series(dtype="string")
     if labels is None:
-        source, words = tidy_labels(source, label, classes)
+        notes_before = source.notes
+        source, words = tidy_labels(source, label, None if task == "regression" else classes)
+        if task == "regression":  # the notes are about classes
+            source = replace(source, notes=notes_before)
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
-    if labels is None:
+    if task == "regression":
+        read, targets = read_numbers(path, rows, label, classes)
+    elif labels is None:
         ordered = task == "ordinal"
         read, targets = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
     else:
@@ -178,7 +184,7 @@ def read_table(
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         before = None if known is None else known.splits_of(keys)
         frame["split"] = split_patients(read, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
-        split_made = _split_in_words(frame, fractions, seed)
+        split_made = _split_in_words(frame, fractions, seed, stratified=not read.numeric)
         if known is not None and before is not None:
             new = len({key for key, split in zip(keys, before, strict=True) if not split})
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
@@ -386,9 +392,10 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
         )
 
 
-def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int) -> str:
+def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int, *, stratified: bool) -> str:
     shown = {name: fraction for name, fraction in fractions.items() if fraction > 1e-9}
     shares = ", ".join(f"{name} {100 * fraction:.0f} %" for name, fraction in shown.items())
     drawn = "patients" if "patient_id" in frame and frame["patient_id"].notna().any() else "images"
     warning = "" if drawn == "patients" else "; without patient ids, a patient may be in two splits"
-    return f"{drawn} drawn into {shares}, stratified by class, seed {seed}{warning}"
+    by_class = ", stratified by class" if stratified else ""
+    return f"{drawn} drawn into {shares}{by_class}, seed {seed}{warning}"

@@ -41,6 +41,7 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         metrics,
         group=run.groups_by_patient,
         sets=run.calibration.sets,
+        scale=run.calibration.scale,
         unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,
     )
 

@@ -160,6 +160,8 @@ def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
 def _path(run: Run, options: ExportOptions) -> Path:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}[options.format]
     bits = "_int8" if options.int8 != "none" else "_fp16" if options.precision == "fp16" else ""
+    if run.task.numeric and (bits := options.int8 if options.int8 != "none" else options.precision) != "fp32":
+        raise UserError(f"{bits} is checked by its loss of AUROC, which a regression does not have; export fp32")
     path = options.out or run.folder / f"model{bits}{suffix}"
     if path.suffix.lower() != suffix:
         raise UserError(f"--out {path}: expected a name ending in {suffix}")

@@ -14,14 +14,17 @@ from softfree.evaluation import delong
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.formatting import signed
 from softfree.evaluation.intervals import bias_corrected, bootstrap_p
-from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
-from softfree.evaluation.metrics import draws_of, independent, max_left_out, resampled
+from softfree.evaluation.metric_specs import Quantity
+from softfree.evaluation.metrics import all_quantities, draws_of, independent, main_metric, max_left_out, resampled
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.values import Values
 from softfree_runtime.core.errors import UserError
 
 LEVEL = 0.95
 ORDINAL = ("auroc_above", "quadratic_kappa", "mae")
 """Further metrics that are compared for ordered classes."""
+NUMERIC = ("mae", "rmse", "r2")
+"""Metrics that are compared for numbers."""
 Thresholds = Mapping[str, float] | None
 Draws = Mapping[str, np.ndarray]
 
@@ -65,15 +68,15 @@ class Comparison:
 
 
 def compare(
-    a: Scores,
-    b: Scores,
+    a: Scores | Values,
+    b: Scores | Values,
     *,
     margin: float | None = None,
     seed: int = 0,
     num_bootstrap: int = 2000,
     thresholds: tuple[Thresholds, Thresholds] = (None, None),
     names: tuple[str, str] = ("The first", "the second"),
-    only: Literal["auroc"] | None = None,
+    only: Literal["auroc", "mae"] | None = None,
     draws: tuple[Draws, Draws] | None = None,
 ) -> Comparison:
     """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
@@ -97,31 +100,36 @@ def compare(
     Raises:
         UserError: The samples differ, or the margin is not between 0 and 1.
     """
-    if margin is not None and not 0 < margin < 1:
-        raise UserError(f"got a non-inferiority margin of {margin}; expected a number between 0 and 1, such as 0.02")
+    main = main_metric(a.task)
+    if margin is not None and not (0 < margin < 1 or (main == "mae" and 0 < margin < math.inf)):
+        expected = "number above 0" if main == "mae" else "number between 0 and 1, such as 0.02"
+        raise UserError(f"got a non-inferiority margin of {margin}; expected a {expected}")
     _check_same(a, b)
     differences = _differences(a, b, thresholds, seed, num_bootstrap, only, draws)
-    if np.array_equal(a.probabilities, b.probabilities):
-        differences["auroc"] = _identical(differences["auroc"])
-    non_inferior, verdict = _judge(differences["auroc"], margin, *names)
+    if np.array_equal(_answers(a), _answers(b)):
+        differences[main] = _identical(differences[main])
+    non_inferior, verdict = _judge(differences[main], main, margin, *names)
     return Comparison(differences, margin, non_inferior, verdict)
 
 
+def _answers(scores: Scores | Values) -> np.ndarray:
+    return scores.predicted if isinstance(scores, Values) else scores.probabilities
+
+
 def _differences(
-    a: Scores,
-    b: Scores,
+    a: Scores | Values,
+    b: Scores | Values,
     thresholds: tuple[Thresholds, Thresholds],
     seed: int,
     num_bootstrap: int,
-    only: Literal["auroc"] | None,
+    only: Literal["auroc", "mae"] | None,
     given_draws: tuple[Draws, Draws] | None,
 ) -> dict[str, Difference]:
-    """Compare balanced accuracy and all AUROCs."""
-    if only == "auroc":
-        first, second = aurocs(a), aurocs(b)
-    else:
-        first, second = quantities(a, thresholds[0]), quantities(b, thresholds[1])
+    """Compare balanced accuracy and all AUROCs, or the errors of predicted numbers."""
+    first, second = all_quantities(a, thresholds[0], only=only), all_quantities(b, thresholds[1], only=only)
     statistics = ("auroc", *(ORDINAL if a.task.ordered else ()), "balanced_accuracy")
+    if a.task.numeric:
+        statistics = NUMERIC
     compared = [name for name in first if name.partition("/")[0] in statistics and only in (None, name)]
     names = sorted(compared, key=lambda name: ("/" in name, statistics.index(name.partition("/")[0])))
     draws = given_draws or [
@@ -132,11 +140,11 @@ def _differences(
     differences = {}
     for name in names:
         x, y = first[name], second[name]
-        if x.family == "auroc" and not a.patients_repeat:
+        if isinstance(a, Scores) and isinstance(b, Scores) and x.family == "auroc" and not a.patients_repeat:
             differences[name] = _by_delong(x, a, b)
             continue
         differences[name] = _by_bootstrap(x, y, name, draws, words, independent(x, first, a))
-        if x.family == "auroc" and a.task.kind == "binary":
+        if isinstance(a, Scores) and isinstance(b, Scores) and x.family == "auroc" and a.task.kind == "binary":
             differences["auroc_delong"] = _by_delong(x, a, b)
     return differences
 
@@ -148,7 +156,7 @@ def _identical(difference: Difference) -> Difference:
     return replace(difference, low=0.0, high=0.0, p=1.0, reason="both give the same probabilities")
 
 
-def _check_same(a: Scores, b: Scores) -> None:
+def _check_same(a: Scores | Values, b: Scores | Values) -> None:
     fix = "score both models on the same table and split"
     if a.task != b.task:
         raise UserError(f"got a {a.task.kind} task of {len(a.task.classes)} classes and a {b.task.kind} task of "
@@ -195,23 +203,28 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], w
     return Difference(x.value, y.value, value, low, high, p, method, n, positives, reason)
 
 
-def _judge(auroc: Difference, margin: float | None, a: str, b: str) -> tuple[bool | None, str]:
+def _judge(
+    main: Difference, metric: Literal["auroc", "mae"], margin: float | None, a: str, b: str
+) -> tuple[bool | None, str]:
     """Compare the main difference with 0 and the margin, in words."""
-    if math.isnan(auroc.low):
-        why = f": {auroc.reason}" if auroc.reason else ""
+    if math.isnan(main.low):
+        why = f": {main.reason}" if main.reason else ""
         return None, f"{a} cannot be compared with {b}, because the difference has no interval{why}."
-    sizes = f"AUROC {auroc.a:.3f} against {auroc.b:.3f}, difference {signed(auroc.value)} (95 % interval "
-    sizes += f"{signed(auroc.low)} to {signed(auroc.high)})"
+    title, better = ("mean absolute error", "predicts") if metric == "mae" else ("AUROC", "ranks")
+    sizes = f"{title} {main.a:.3f} against {main.b:.3f}, difference {signed(main.value)} (95 % interval "
+    sizes += f"{signed(main.low)} to {signed(main.high)})"
+    # How much better a is: an error is better if it is lower.
+    low, high = (-main.high, -main.low) if metric == "mae" else (main.low, main.high)
     if margin is None:
-        if auroc.low > 0 or auroc.high < 0:
-            return None, f"{a} ranks {'better' if auroc.low > 0 else 'worse'} than {b}: {sizes}."
+        if low > 0 or high < 0:
+            return None, f"{a} {better} {'better' if low > 0 else 'worse'} than {b}: {sizes}."
         return None, f"No difference between {a} and {b} is shown, which does not mean that there is none: {sizes}."
-    sizes += f", margin {signed(-margin)}"
-    if auroc.low > 0:
+    sizes += f", margin {signed(margin if metric == 'mae' else -margin)}"
+    if low > 0:
         return True, f"{a} is better than {b}, and therefore not inferior: {sizes}."
-    if auroc.low > -margin:
-        worse = ", although it is worse by less than the margin" if auroc.high < 0 else ""
+    if low > -margin:
+        worse = ", although it is worse by less than the margin" if high < 0 else ""
         return True, f"{a} is not inferior to {b}{worse}: {sizes}."
-    if auroc.high < -margin:
+    if high < -margin:
         return False, f"{a} is inferior to {b}: {sizes}."
     return False, f"It is not shown that {a} is not inferior to {b}; more patients may settle it: {sizes}."

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 from softfree.evaluation.intervals import ROUNDING
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.values import Values
 from softfree_runtime.core.conformal import ConformalSets
 
 COVERAGE = 0.9
@@ -55,6 +56,24 @@ def fit_sets(scores: Scores, coverage: float = COVERAGE) -> ConformalSets:
         absent = {name: _minimum(scores, k, 0, coverage) for k, name in enumerate(scores.task.classes)}
     present = {name: _minimum(scores, k, 1, coverage) for k, name in enumerate(scores.task.classes)}
     return ConformalSets(coverage, present, absent)
+
+
+def fit_half_width(values: Values, coverage: float = COVERAGE) -> float | None:
+    """Choose half the width of a regression's intervals on samples that the model was not trained on.
+
+    Split conformal prediction with the absolute error as nonconformity (Lei et al., JASA 113, 2018), by patients.
+
+    Args:
+        values: Predictions and truths.
+        coverage: Share of new samples whose interval shall contain the truth.
+
+    Returns:
+        None with too few patients.
+    """
+    known = ~np.isnan(values.predicted)
+    errors = np.abs(values.predicted - values.targets)[known]
+    width = patient_quantile(errors, values.patients[known], coverage)
+    return width if math.isfinite(width) else None
 
 
 def _minimum(scores: Scores, k: int, state: int, coverage: float) -> float:

@@ -23,6 +23,9 @@ from softfree.evaluation.intervals import (
 )
 from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.value_metrics import value_quantities
+from softfree.evaluation.values import Values
+from softfree_runtime.core.task import Task
 
 ORDER = (
     "auroc",
@@ -44,6 +47,14 @@ ORDER = (
     "accuracy",
     "brier",
     "ece",
+    "rmse",
+    "r2",
+    "bias",
+    "agreement_low",
+    "agreement_high",
+    "slope",
+    "intercept",
+    "interval_coverage",
 )
 # Probabilities that a bootstrap goes over, in all: 50,000 images of 1,000 classes take minutes with 200 resamples and
 # hours with 2,000, and intervals over that many hardly differ.
@@ -77,13 +88,13 @@ class Metric:
 
 
 def measure(
-    scores: Scores,
+    scores: Scores | Values,
     thresholds: Mapping[str, float] | None,
     *,
     seed: int = 0,
     num_bootstrap: int = 2000,
     level: float = 0.95,
-    only: Literal["auroc"] | None = None,
+    only: Literal["auroc", "mae"] | None = None,
     draws: Mapping[str, np.ndarray] | None = None,
     prevalence: float | None = None,
 ) -> dict[str, Metric]:
@@ -96,7 +107,8 @@ def measure(
     a multilabel task are means over findings, which are listed, too. Classes that have an order, or are increasing
     numbers, also have ``quadratic_kappa``. An ordinal task has ``mae``, the mean distance of the predicted class from
     the true one, counted in classes; ``auroc_above/<class>``, of the classes above one against the others; and its
-    ``auroc`` is the mean of these. Unknown truths are ignored.
+    ``auroc`` is the mean of these. Unknown truths are ignored. A regression has the metrics of
+    :func:`~softfree.evaluation.value_metrics.value_quantities`.
 
     Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
     over classes always) the bias-corrected percentile bootstrap over patients. A binary task with repeated patients
@@ -118,8 +130,8 @@ def measure(
     Raises:
         UserError: A class has no threshold, or a prevalence does not fit.
     """
-    items = aurocs(scores) if only == "auroc" else quantities(scores, thresholds, prevalence)
-    num_bootstrap = min(num_bootstrap, max(MIN_RESAMPLES, MAX_RESAMPLED // max(1, scores.probabilities.size)))
+    items = all_quantities(scores, thresholds, prevalence, only)
+    num_bootstrap = min(num_bootstrap, max(MIN_RESAMPLES, MAX_RESAMPLED // max(1, scores.size)))
     repeat = scores.patients_repeat
     names = [name for name, item in items.items() if (item.family == "other" or repeat) and only in (None, name)]
     if draws is None:
@@ -131,7 +143,7 @@ def measure(
         for name, item in items.items()
         if only in (None, name)
     }
-    if scores.task.kind == "binary" and repeat and only is None:
+    if isinstance(scores, Scores) and scores.task.kind == "binary" and repeat and only is None:
         area = items["auroc"]
         interval = _delong(area, scores, level)
         interval = interval._replace(method=f"{interval.method}; treats samples of one patient as independent")
@@ -141,10 +153,31 @@ def measure(
     return {name: found[name] for name in sorted(found, key=ranks.__getitem__)}
 
 
-def draws_of_auroc(scores: Scores, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
-    """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals suffice."""
-    items = aurocs(scores)
-    names = ["auroc"] if items["auroc"].family == "other" or scores.patients_repeat else []
+def main_metric(task: Task) -> Literal["auroc", "mae"]:
+    """Name the metric by which models of a task are compared first."""
+    return "mae" if task.numeric else "auroc"
+
+
+def all_quantities(
+    scores: Scores | Values,
+    thresholds: Mapping[str, float] | None = None,
+    prevalence: float | None = None,
+    only: str | None = None,
+) -> dict[str, Quantity]:
+    """List the quantities of a task by name, or if ``only`` is ``auroc`` those that it consists of."""
+    if isinstance(scores, Values):
+        return value_quantities(scores)
+    return aurocs(scores) if only == "auroc" else quantities(scores, thresholds, prevalence)
+
+
+def draws_of_auroc(scores: Scores | Values, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
+    """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals suffice.
+
+    Of a regression, the mean absolute error takes its place.
+    """
+    main = main_metric(scores.task)
+    items = all_quantities(scores, only=main)
+    names = [main] if items[main].family == "other" or scores.patients_repeat else []
     return distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
 
 
@@ -166,11 +199,12 @@ def max_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
     return MAX_LEFT_OUT_OF_MEAN if item.parts and enough else MAX_LEFT_OUT
 
 
-def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -> int:
+def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores | Values) -> int:
     """Count the patients behind a quantity: of the smaller class if it compares two, of the scarcest part of a mean."""
     if item.parts:
         return min(independent(items[part], items, scores) for part in item.parts)
-    if item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None:
+    about_a_class = item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None
+    if isinstance(scores, Scores) and about_a_class:
         y, _, patients = item.against_others(scores)
         sides = [len(np.unique(patients[y == side])) for side in (0, 1)]
         return min(sides)
@@ -180,7 +214,7 @@ def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores) -
 def _interval(
     item: Quantity,
     name: str,
-    scores: Scores,
+    scores: Scores | Values,
     draws: Mapping[str, np.ndarray],
     level: float,
     words: str,
@@ -191,7 +225,7 @@ def _interval(
     if item.family == "ece":
         return no_interval("", NO_ECE_INTERVAL)
     trials = int(item.rows.sum())
-    if item.family == "auroc" and not scores.patients_repeat:
+    if isinstance(scores, Scores) and item.family == "auroc" and not scores.patients_repeat:
         return _delong(item, scores, level)
     if item.family == "proportion" and not scores.patients_repeat:
         return wilson(round(item.value * trials), trials, level)
@@ -210,12 +244,12 @@ def _delong(item: Quantity, scores: Scores, level: float) -> Interval:
     return Interval(area.low, area.high, area.method, area.reason)
 
 
-def _at_the_edge(item: Quantity, scores: Scores, level: float) -> Interval | None:
+def _at_the_edge(item: Quantity, scores: Scores | Values, level: float) -> Interval | None:
     """Interval of a 0 or 1 with repeated patients: each counts as one sample, which is conservative."""
     if item.family == "proportion":
         patients = len(np.unique(scores.patients[item.rows]))
         interval = wilson(round(item.value * patients), patients, level)
-    elif item.family == "auroc":
+    elif isinstance(scores, Scores) and item.family == "auroc":
         y, _, patient = item.against_others(scores)
         positives, negatives = (len(np.unique(patient[y == side])) for side in (1, 0))
         interval = newcombe(item.value, positives, negatives, level)

@@ -26,6 +26,7 @@ from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow
+from softfree.evaluation.values import Values
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.core.task import Task
 
@@ -43,7 +44,10 @@ class Thumbnail(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Another model, or this one on other images, and how this one compares with it, if known."""
+    """Another model, or this one on other images, and how this one compares with it, if known.
+
+    Of a regression, ``auroc`` is the mean absolute error.
+    """
 
     name: str
     auroc: Metric
@@ -90,7 +94,7 @@ class Report:
     data_notes: Sequence[str]
     cost: Mapping[str, str]
     metrics: Mapping[str, Metric]
-    scores: Scores
+    scores: Scores | Values
     thresholds: Mapping[str, float]
     command: str
     versions: Mapping[str, str]
@@ -109,6 +113,12 @@ class Report:
     fold_note: str = ""
     coverage: Coverage | None = None
     group_coverage: Mapping[str, Mapping[str, ClassCoverage]] = field(default_factory=dict)
+
+    @property
+    def class_scores(self) -> Scores:
+        """The scores of classes or findings; a regression has a report of its own kind."""
+        assert isinstance(self.scores, Scores)
+        return self.scores
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -197,7 +207,7 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
         metrics = {
             statistic: report.metrics.get(f"{statistic}/{name}") for statistic in _per_class_metrics(report.task)
         }
-        positives = int(report.scores.one_vs_rest(k)[0].sum())
+        positives = int(report.class_scores.one_vs_rest(k)[0].sum())
         threshold = None if report.task.exclusive else threshold_of(name, report.thresholds or None)
         rows.append({"name": name, "n_positive": positives, "threshold": threshold, "metrics": metrics})
     return rows
@@ -205,7 +215,7 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
 
 def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:
     """Draw all figures for which the report has data."""
-    scores = report.scores
+    scores = report.class_scores
     drawn = {
         "roc": plots.svg(plots.roc(scores), "ROC curve"),
         "precision_recall": plots.svg(plots.precision_recall(scores), "Precision-recall curve"),
@@ -238,11 +248,13 @@ def _dots(rows: Sequence[tuple[str, Metric]], label: str, reference: float) -> s
 
 def _confusion(report: Report) -> np.ndarray | None:
     """Confusion matrix; None for tasks of several findings, and without samples."""
-    known = ~np.isnan(report.scores.probabilities).any(1)
+    known = ~np.isnan(report.class_scores.probabilities).any(1)
     if not report.task.exclusive or not known.any():
         return None
-    predicted = predict_labels(report.scores, report.thresholds or None)[known].argmax(1)
-    return np.asarray(confusion_matrix(report.scores.targets[known], predicted, labels=range(len(report.task.classes))))
+    predicted = predict_labels(report.class_scores, report.thresholds or None)[known].argmax(1)
+    return np.asarray(
+        confusion_matrix(report.class_scores.targets[known], predicted, labels=range(len(report.task.classes)))
+    )
 
 
 def _mixed_up(matrix: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, int, int]]:

@@ -56,6 +56,11 @@ class Scores:
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    @property
+    def size(self) -> int:
+        """Number of probabilities."""
+        return self.probabilities.size
+
     @cached_property
     def patients_repeat(self) -> bool:
         """Whether some patient has more than one sample."""

@@ -13,6 +13,7 @@ from scipy.special import ndtri
 
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.values import Values
 from softfree_runtime.core.errors import UserError
 
 FEW_VALUES = 8
@@ -50,7 +51,7 @@ class GroupRow:
 
 
 def by_group(
-    scores: Scores,
+    scores: Scores | Values,
     values: pd.Series,
     thresholds: Mapping[str, float] | None = None,
     *,
@@ -89,21 +90,28 @@ def by_group(
 def describe_folds(rows: Sequence[GroupRow]) -> str:
     """Say what the spread of the folds of a cross-validation means, and how much of it their size explains."""
     note = "Each sample was predicted by a model that was not trained on its patient."
-    aurocs = [row.metrics["auroc"] for row in rows if not math.isnan(row.metrics["auroc"].value)]
-    if len(aurocs) < 2:
+    name = "auroc" if rows and "auroc" in rows[0].metrics else "mae"
+    title = "AUROC" if name == "auroc" else "mean absolute error"
+    measured = [row.metrics[name] for row in rows if not math.isnan(row.metrics[name].value)]
+    if len(measured) < 2:
         return note
-    values = [auroc.value for auroc in aurocs]
+    values = [metric.value for metric in measured]
     note += (
-        f" The AUROC of the folds has a mean of {np.mean(values):.3f} and a standard deviation of"
+        f" The {title} of the folds has a mean of {np.mean(values):.3f} and a standard deviation of"
         f" {np.std(values, ddof=1):.3f}"
     )
-    widths = [auroc.high - auroc.low for auroc in aurocs if not math.isnan(auroc.low)]
+    widths = [metric.high - metric.low for metric in measured if not math.isnan(metric.low)]
     if widths:
         alone = math.sqrt(np.mean(np.square(widths))) / (2 * ndtri(0.975))
         note += f"; that the folds are small would alone make it about {alone:.3f}, without any difference between them"
+    note += (
+        ". As folds share training samples, this is not the standard error of the pooled result, whose interval"
+        " is above."
+    )
+    if name == "mae":
+        return note
     return (
-        f"{note}. As folds share training samples, this is not the standard error of the pooled result, whose interval"
-        " is above. The pooled result also compares samples of different folds, so that it is lower if the models of"
+        f"{note} The pooled result also compares samples of different folds, so that it is lower if the models of"
         " the folds differ in how high their probabilities are."
     )
 

@@ -13,23 +13,28 @@ from softfree.streaming.image_rows import Rows
 
 
 class Ensemble(nn.Module):
-    """The mean over members of their logits divided by their temperatures.
+    """The mean over members of their logits divided by their temperatures; of a regression, on one scale.
 
     Members run one after the other, so that the activations of only one are in memory.
 
     Args:
         members: Classifiers of the same inputs and classes.
         temperatures: Their temperatures, chosen on the samples that each was not trained on.
+        shifts: Of a regression, what the outputs of each member lie above the ensemble's, because of the means that
+            their targets were standardized by; default: 0.
     """
 
-    def __init__(self, members: Sequence[nn.Module], temperatures: Sequence[float]) -> None:
+    def __init__(
+        self, members: Sequence[nn.Module], temperatures: Sequence[float], shifts: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.temperatures = tuple(temperatures)
+        self.shifts = tuple(shifts or (0.0,) * len(self.temperatures))
 
     def forward(self, samples: Tensor) -> Tensor:
         """Map samples (B, ...) to logits (B, K)."""
-        logits = calibrated([member(samples) for member in self.members], self.temperatures)
+        logits = calibrated([member(samples) for member in self.members], self.temperatures, self.shifts)
         return torch.stack(logits).mean(dim=0)
 
 
@@ -49,15 +54,18 @@ class AdaptiveEnsemble:
             AdaptiveForward(member, options, precision, progress=progress, watched=watched)
             for member in ensemble.members
         ]
-        self.temperatures = ensemble.temperatures
+        self.temperatures, self.shifts = ensemble.temperatures, ensemble.shifts
 
     def __call__(self, samples: Tensor) -> Tensor:
         """Return the calibrated logits of each member, (B, M, K); the ensemble's are their mean."""
-        return torch.stack(calibrated([member(samples) for member in self.members], self.temperatures), dim=1)
+        return self._stacked([member(samples) for member in self.members])
 
     def of_rows(self, sample: Rows) -> Tensor:
         """Return the same, (1, M, K), for an image that is read in bands, once for each member."""
-        return torch.stack(calibrated([member.of_rows(sample) for member in self.members], self.temperatures), dim=1)
+        return self._stacked([member.of_rows(sample) for member in self.members])
+
+    def _stacked(self, logits: Sequence[Tensor]) -> Tensor:
+        return torch.stack(calibrated(logits, self.temperatures, self.shifts), dim=1)
 
     def take_token_means(self) -> list[Tensor]:
         """Return the mean tokens (B, C) of all samples since the last call, for each member."""
@@ -76,9 +84,10 @@ def adaptive_forward(
     return kind(model, options, precision, progress=progress, watched=watched)  # type: ignore[arg-type]
 
 
-def calibrated(logits: Sequence[Tensor], temperatures: Sequence[float]) -> list[Tensor]:
-    """Divide the logits of each member by its temperature, in float32 or wider."""
-    return [
+def calibrated(logits: Sequence[Tensor], temperatures: Sequence[float], shifts: Sequence[float]) -> list[Tensor]:
+    """Divide the logits of each member by its temperature and add its shift, in float32 or wider."""
+    divided = (
         values.to(torch.promote_types(values.dtype, torch.float32)) / temperature
         for values, temperature in zip(logits, temperatures, strict=True)
-    ]
+    )
+    return [values + shift if shift else values for values, shift in zip(divided, shifts, strict=True)]

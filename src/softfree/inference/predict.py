@@ -56,20 +56,24 @@ def predict(
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
     if logits.members is not None:
-        rows["disagreement"] = disagreement(logits.members, run.task)
+        unit = 1 / run.calibration.temperature if run.task.numeric else 1.0
+        rows["disagreement"] = disagreement(logits.members, run.task) * unit
     tables = [rows, outputs(logits.values, run.task, run.calibration)]
     return pd.concat(tables if distances is None else [*tables, distances.columns(logits.failed)], axis=1)
 
 
 def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
-    """Return how far the members of an ensemble disagree about each sample, from 0 to 0.5.
+    """Return how far the members of an ensemble disagree about each sample; about classes from 0 to 0.5.
 
-    This is the standard deviation of their calibrated probabilities, for the class where it is largest.
+    This is the standard deviation of their calibrated probabilities, for the class where it is largest; of a
+    regression, of their outputs.
 
     Args:
         members: Calibrated logits (n, M, K); NaN for samples without.
         task: The task.
     """
+    if task.numeric:
+        return np.asarray(members.std(axis=1)[:, 0])
     flat = probabilities(members.reshape(-1, members.shape[2]), task)
     return flat.reshape(members.shape).std(axis=1).max(axis=1)
 
@@ -78,12 +82,14 @@ def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.Data
     """Return the columns that follow from logits ``(n, K)``; empty for NaN.
 
     They are ``p_<class>``, ``raw_<class>`` and ``predicted``, and with conformal sets those of
-    :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`.
+    :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`; of a regression ``value``, ``low`` and ``high``.
     """
-    temperature, thresholds, sets = calibration.temperature, calibration.thresholds, calibration.sets
-    names = columns(np.full(len(task.outputs), np.nan), task, temperature, thresholds, sets)
-    rows = [columns(row, task, temperature, thresholds, sets) for row in logits]
-    table = pd.DataFrame(rows, columns=list(names))
+    sets = calibration.sets
+    arguments = (task, calibration.temperature, calibration.thresholds, sets, calibration.scale)
+    names = columns(np.full(len(task.outputs), np.nan), *arguments)
+    table = pd.DataFrame([columns(row, *arguments) for row in logits], columns=list(names))
+    if task.numeric:
+        return table.astype(np.float64)
     numbers = [f"{kind}_{name}" for kind in ("p", "raw") for name in task.classes]
     table[numbers] = table[numbers].astype(np.float64)
     return table if sets is None else table.astype({"abstain": "boolean"})

@@ -163,8 +163,8 @@ class Run:
         if self.members:
             from softfree.inference.ensemble import Ensemble
 
-            temperatures = [member.calibration.temperature for member in self.members]
-            return Ensemble([member.model for member in self.members], temperatures).eval()
+            temperatures = [member.calibration.temperature / self.calibration.temperature for member in self.members]
+            return Ensemble([member.model for member in self.members], temperatures, self._shifts()).eval()
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
@@ -189,6 +189,13 @@ class Run:
                 f"{path} does not contain the weights that config.yaml describes ({reason}); {COPY_AGAIN}"
             ) from None
         return model.eval()
+
+    def _shifts(self) -> list[float] | None:
+        """Return how far the offset of each member of a regression is above the ensemble's, in its outputs."""
+        if (scale := self.calibration.scale) is None:
+            return None
+        own = [member.calibration.scale for member in self.members]
+        return [(member.offset - scale.offset) * self.calibration.temperature for member in own if member is not None]
 
     def predict(
         self,

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
+from softfree_runtime.core.scale import Scale, check_scale
 from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, shown
 
@@ -37,12 +38,14 @@ class Calibration:
         temperature: Divides the logits.
         thresholds: Probability from which a class counts as present, for each scored class; a multiclass image is
             labeled with its most probable class regardless.
-        sets: Minimum probabilities of the classes in conformal sets; None in runs of earlier versions.
+        sets: Minimum probabilities of the classes in conformal sets; None in runs of earlier versions, and of numbers.
+        scale: Of a regression: from outputs to numbers; else None.
     """
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     sets: ConformalSets | None = None
+    scale: Scale | None = None
 
 
 class RunDirectory:
@@ -160,6 +163,9 @@ class RunDirectory:
             return Calibration()
         content = _read_json(path)
         sets = check_sets(path, content.pop("sets", None), task, COPY_AGAIN)
+        scale = check_scale(path, content.pop("scale", None), COPY_AGAIN)
+        if task is not None and task.numeric and scale is None:
+            raise UserError(f"{path} has no scale, which a regression needs; {COPY_AGAIN}")
         fields = check_fields(path, "calibration", content, Calibration)
         temperature, thresholds = fields.get("temperature", 1.0), fields.get("thresholds", {})
         if temperature <= 0:
@@ -173,7 +179,7 @@ class RunDirectory:
                 raise UserError(
                     f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}"
                 )
-        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()}, sets)
+        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()}, sets, scale)
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write ``calibration.json``, and its digest if the run has digests."""

@@ -1,4 +1,4 @@
-"""Baselines: logistic regressions on the size of a sample, and on a small copy of it.
+"""Baselines: regressions on the size of a sample, and on a small copy of it; logistic, or ridge for numbers.
 
 A model that does not beat the second has not learned from fine detail, or fine detail does not help; one that hardly
 beats the first may have learned the size.
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.special import expit, logit
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from softfree.data.modalities.base import Preprocessing
@@ -40,7 +40,7 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True)
 class Regression:
-    """One logistic regression per class, on standardized features.
+    """One logistic regression per class, or a ridge regression of a number, on standardized features.
 
     Attributes:
         words: Description of its inputs.
@@ -58,15 +58,22 @@ class Regression:
     bias: np.ndarray
 
     def probabilities(self, numbers: np.ndarray, task: Task) -> np.ndarray:
-        """Map sizes ``(n, S)`` or small copies ``(n, P)`` to probabilities ``(n, K)``; NaN stays NaN."""
-        probabilities = self.one_vs_rest(_bin(numbers, self.edges) if self.edges else numbers)
+        """Map sizes ``(n, S)`` or small copies ``(n, P)`` to probabilities ``(n, K)``, or numbers; NaN stays NaN."""
+        features = _bin(numbers, self.edges) if self.edges else numbers
+        if task.numeric:
+            return self.linear(features)
+        probabilities = self.one_vs_rest(features)
         if task.kind == "binary":
             return np.stack([1 - probabilities[:, 1], probabilities[:, 1]], axis=1)
         return probabilities if not task.exclusive else probabilities / probabilities.sum(axis=1, keepdims=True)
 
     def one_vs_rest(self, features: np.ndarray) -> np.ndarray:
         """Return the probability of each class against the rest ``(n, K)`` for features ``(n, P)``."""
-        return np.asarray(expit((features - self.mean) / self.scale @ self.weights.T + self.bias))
+        return np.asarray(expit(self.linear(features)))
+
+    def linear(self, features: np.ndarray) -> np.ndarray:
+        """Return the log odds of each class, or the number, ``(n, K)`` for features ``(n, P)``."""
+        return np.asarray((features - self.mean) / self.scale @ self.weights.T + self.bias)
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,8 @@ def _fit(words: str, task: Task, train: _Labeled, val: _Labeled, edges: tuple[np
     mean, scale = (np.asarray(statistic(train.numbers, axis=0, dtype=np.float64)) for statistic in (np.mean, np.std))
     scale[scale < _FLAT] = 1.0
     standardized = ((train.numbers - mean) / scale).astype(train.numbers.dtype)
+    if task.numeric:
+        return _fit_number(words, train.targets, standardized, val, (mean, scale, edges))
     shape = (len(STRENGTHS), len(task.classes))
     weights, bias = np.zeros((*shape, standardized.shape[1])), np.zeros(shape)
     for k in range(shape[1]) if task.kind != "binary" else task.scored:
@@ -216,6 +225,22 @@ def _fit(words: str, task: Task, train: _Labeled, val: _Labeled, edges: tuple[np
             weights[number, k], bias[number, k] = weight, intercept
     candidates = [Regression(words, edges, mean, scale, *pair) for pair in zip(weights, bias, strict=True)]
     return max(candidates, key=lambda regression: _auroc(regression.one_vs_rest(val.numbers), val.targets, task))
+
+
+def _fit_number(
+    words: str,
+    targets: np.ndarray,
+    standardized: np.ndarray,
+    val: _Labeled,
+    features: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]],
+) -> Regression:
+    """Fit ridge regressions of a number; the strength with the least absolute error on validation is used."""
+    mean, scale, edges = features
+    candidates = []
+    for strength in STRENGTHS:
+        model = Ridge(alpha=1 / strength).fit(standardized.astype(np.float64), targets)
+        candidates.append(Regression(words, edges, mean, scale, model.coef_[None], np.array([model.intercept_])))
+    return min(candidates, key=lambda one: np.abs(one.linear(val.numbers)[:, 0] - val.targets).mean())
 
 
 def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:

@@ -17,9 +17,11 @@ from softfree.evaluation.conformal import Coverage
 from softfree.evaluation.formatting import write_metrics
 from softfree.evaluation.metric_specs import check_prevalence
 from softfree.evaluation.metrics import Metric, measure
+from softfree.evaluation.number_report import write_number_report
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow, by_group, describe_folds
+from softfree.evaluation.values import Values
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baseline_comparison import BaselineComparison, compare_with_baselines
@@ -30,9 +32,9 @@ from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import (
     FOLD,
+    answers_of,
     open_table,
     predict_rows,
-    scores_of,
     stored_rows,
     without_seen,
     write_predictions,
@@ -40,6 +42,7 @@ from softfree.reporting.scoring import (
 from softfree.reporting.suspects import find_suspects, suspects_in_words
 from softfree.reporting.thumbnails import worst_errors
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import refuse_numbers
 
 _IDENTIFYING = re.compile(
     r"\b(id|ids|pid|patient|patientid|subject|subjectid|caseid|studyid|name|names|surname|mrn|ssn|birth"
@@ -64,7 +67,7 @@ class Evaluation:
     """
 
     metrics: dict[str, Metric]
-    scores: Scores
+    scores: Scores | Values
     failed: dict[int, str]
     report: Path
     comparison: Comparison | None = None
@@ -80,7 +83,11 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
         raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
     refuse_identifiers(options)
     if options.prevalence is not None:
+        refuse_numbers(run.task, "--prevalence")
         check_prevalence(run.task, options.prevalence)
+    for name in ("maps", "show_images"):
+        if getattr(options, name):
+            refuse_numbers(run.task, f"--{name.replace('_', '-')}")
     table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
     if not options.include_training:
@@ -152,15 +159,20 @@ def write_results(
     directory = RunDirectory(options.out or run.folder)
     evaluated_table = options.table or run.table_path
     scores = _readable_scores(run, frame, options)
-    map_images, map_notes = (maps, []) if maps else report_maps(run, table, frame, scores, options)
+    map_images: list[Thumbnail] = maps or []
+    map_notes: list[str] = []
+    if maps is None and isinstance(scores, Scores):
+        map_images, map_notes = report_maps(run, table, frame, scores, options)
     seed, num_bootstrap = options.seed, options.num_bootstrap
     metrics = measure(
         scores, run.calibration.thresholds, seed=seed, num_bootstrap=num_bootstrap, prevalence=options.prevalence
     )
     baselines = compare_with_baselines(run, frame, scores, metrics, seed=seed, num_bootstrap=num_bootstrap)
     subgroups = {column: _subgroup(column, table, frame, scores, run, options) for column in options.subgroups}
-    coverage = coverage_of(run, frame, scores)
-    group_coverage = {name: coverage_by_group(run, frame, scores, table, name) for name in options.subgroups}
+    coverage, group_coverage = None, {}
+    if isinstance(scores, Scores):
+        coverage = coverage_of(run, frame, scores)
+        group_coverage = {name: coverage_by_group(run, frame, scores, table, name) for name in options.subgroups}
     suspects = _suspects(frame, scores, directory)
     report = Report(
         title=f"{run.config['model']['name']} on {evaluated_table.name}, {_evaluated_in_words(run, frame, options)}",
@@ -173,7 +185,7 @@ def write_results(
         subgroups=subgroups,
         coverage=coverage,
         group_coverage={name: {g: row.all for g, row in rows.items()} for name, rows in group_coverage.items()},
-        images=worst_errors(run, table, frame, scores) if options.show_images else [],
+        images=worst_errors(run, table, frame, scores) if options.show_images and isinstance(scores, Scores) else [],
         maps=map_images,
         map_notes=map_notes,
         **_folds(frame, scores, run, options),
@@ -187,7 +199,7 @@ def write_results(
     if suspects.get("suspects") is not None:
         about["suspect_labels"] = len(suspects["suspects"])
     write_metrics(directory.metrics, metrics, about)
-    write_report(directory.report, report)
+    (write_number_report if run.task.numeric else write_report)(directory.report, report)
     return Evaluation(
         metrics,
         scores,
@@ -220,7 +232,7 @@ def _evaluated_in_words(run: Run, frame: pd.DataFrame, options: EvaluateOptions)
     return f"{options.split} split" + (f", ensemble of {len(run.members)}" if run.members else "")
 
 
-def _folds(frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptions) -> dict[str, Any]:
+def _folds(frame: pd.DataFrame, scores: Scores | Values, run: Run, options: EvaluateOptions) -> dict[str, Any]:
     """Measure each fold of a cross-validation on its own."""
     if FOLD not in frame:
         return {}
@@ -230,9 +242,9 @@ def _folds(frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptio
     return {"folds": rows, "fold_note": describe_folds(rows)}
 
 
-def _suspects(frame: pd.DataFrame, scores: Scores, directory: RunDirectory) -> dict[str, Any]:
-    """Look for wrong labels in a cross-validation, and write their rows."""
-    if FOLD not in frame:
+def _suspects(frame: pd.DataFrame, scores: Scores | Values, directory: RunDirectory) -> dict[str, Any]:
+    """Look for wrong labels in a cross-validation, and write their rows; numbers are not judged."""
+    if FOLD not in frame or isinstance(scores, Values):
         return {}
     readable = frame[frame["status"] == "ok"]
     suspects = find_suspects(scores, readable["row"].to_numpy(), readable[FOLD].to_numpy())
@@ -241,8 +253,8 @@ def _suspects(frame: pd.DataFrame, scores: Scores, directory: RunDirectory) -> d
     return {"suspects": suspects, "suspect_note": suspects_in_words(suspects, scores)}
 
 
-def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores:
-    scores = scores_of(frame, run)
+def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores | Values:
+    scores = answers_of(frame, run)
     if len(scores) == 0:
         raise UserError(f"none of the {len(frame)} samples of split {options.split} could be read; see: softfree check")
     return scores
@@ -254,7 +266,7 @@ def _reasons(frame: pd.DataFrame) -> dict[int, str]:
     return {int(row): str(reason) for row, reason in zip(failed["row"], failed["reason"], strict=True)}
 
 
-def _about(run: Run, frame: pd.DataFrame, scores: Scores, options: EvaluateOptions) -> dict[str, Any]:
+def _about(run: Run, frame: pd.DataFrame, scores: Scores | Values, options: EvaluateOptions) -> dict[str, Any]:
     """Return the entries of ``metrics.json`` besides the metrics."""
     return {
         "split": options.split,
@@ -293,7 +305,7 @@ def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: Evaluate
         other_frame.loc[other_frame["status"] == "ok", "row"]
     )
     scores, other_scores = (
-        scores_of(rows[rows["row"].isin(readable)].sort_values("row"), which)
+        answers_of(rows[rows["row"].isin(readable)].sort_values("row"), which)
         for rows, which in ((frame, run), (other_frame, other))
     )
     return compare(
@@ -308,7 +320,7 @@ def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: Evaluate
 
 
 def _subgroup(
-    column: str, table: Table, frame: pd.DataFrame, scores: Scores, run: Run, options: EvaluateOptions
+    column: str, table: Table, frame: pd.DataFrame, scores: Scores | Values, run: Run, options: EvaluateOptions
 ) -> list[GroupRow]:
     known = [str(name) for name in table.frame.columns if name != "row"]
     if column not in known:
@@ -349,7 +361,8 @@ def _comparisons(
 ) -> list[Compared]:
     rows = [Compared(name, metric) for name, metric in (other_aurocs or {}).items()]
     if comparison is not None and other_run is not None:
-        difference = comparison.differences["auroc"]
-        auroc = replace(metrics["auroc"], value=difference.b, low=np.nan, high=np.nan, reason="see the difference")
-        rows.append(Compared(other_run.name, auroc, comparison))
+        main = "auroc" if "auroc" in metrics else "mae"
+        value = comparison.differences[main].b
+        other = replace(metrics[main], value=value, low=np.nan, high=np.nan, reason="see the difference")
+        rows.append(Compared(other_run.name, other, comparison))
     return rows

@@ -10,6 +10,8 @@ import pandas as pd
 from softfree.data.audit.checks import class_marks, counted, knows_patients
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
+from softfree_runtime.core.scale import Scale
+from softfree_runtime.core.task import Task
 
 
 def report_facts(run: Run, table: Table, frame: pd.DataFrame) -> dict[str, Any]:
@@ -86,9 +88,16 @@ def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
             "patients": split_table.frame["patient"].nunique(),
         }
         for number, name in enumerate(table.task.classes):
-            row[name] = int((targets == number).sum() if table.task.exclusive else np.nansum(targets[:, number]))
+            row[name] = _counted(table.task, targets, number)
         rows.append(row)
     return rows
+
+
+def _counted(task: Task, targets: np.ndarray, number: int) -> int | str:
+    """Count the samples of a class, or describe the numbers of a regression."""
+    if task.numeric:
+        return f"{targets.mean():.4g} ± {targets.std():.4g}" if len(targets) else ""
+    return int((targets == number).sum() if task.exclusive else np.nansum(targets[:, number]))
 
 
 def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
@@ -106,12 +115,27 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
     notes += [f"Audit before training: {sentence}." for sentence in run.config["table"].get("audit", [])]
-    if run.members:
+    if run.calibration.scale is not None:
+        notes += _notes_on_numbers(run.calibration.scale, 1 / run.calibration.temperature, is_study=bool(run.members))
+    elif run.members:
         notes.append("Logits are calibrated with one temperature, fitted to the held-out samples of all folds.")
     else:
         temperature = run.calibration.temperature
         notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes
+
+
+def _notes_on_numbers(scale: Scale, deviation: float, *, is_study: bool) -> list[str]:
+    """State the scale of a regression and where its prediction intervals are from."""
+    notes = []
+    if not is_study:
+        notes.append(f"The target is standardized by the training rows: mean {scale.offset:.6g}, standard deviation"
+                     f" {deviation:.4g}.")  # fmt: skip
+    rows = "the held-out samples of all folds" if is_study else "the validation samples"
+    if scale.half_width is None:
+        return [*notes, "There are no prediction intervals: too few patients to choose their width on."]
+    return [*notes, f"Prediction intervals of {scale.coverage * 100:g} % reach {scale.half_width:.4g} to either side: a"
+                    f" quantile of the absolute errors on {rows}, by patients."]  # fmt: skip
 
 
 def _describe_cost(cost: dict[str, Any]) -> dict[str, str]:

@@ -187,6 +187,11 @@ def _open(folders: Sequence[Path], options: CompareOptions) -> tuple[list[_Evalu
     names = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     runs = [Run.load(folder) for folder in folders]
     number = resolved.index(reference.resolve())
+    if runs[number].task.numeric:
+        raise UserError(
+            "softfree compare works on classes or findings; compare two regressions with softfree evaluate RUN"
+            " --compare-with OTHER"
+        )
     for name, run in zip(names, runs, strict=True):
         _check_same_task(name, run, names[number], runs[number])
     return [_evaluated(name, run, options.split) for name, run in zip(names, runs, strict=True)], number

@@ -15,8 +15,9 @@ from softfree.data.samples import as_samples
 from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
-from softfree.evaluation.conformal import fit_sets
+from softfree.evaluation.conformal import fit_half_width, fit_sets
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.values import Values
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.predict import outputs
@@ -26,11 +27,23 @@ from softfree.inference.unusual import Distances, TokenMeans, is_unusual
 from softfree.reporting.baselines import BaselinePredictions
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
-from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.outputs import probabilities, values_of
+from softfree_runtime.core.scale import Scale
 from softfree_runtime.core.task import Task
 
 THRESHOLD = "threshold_"  # columns of predictions of a cross-validation: the threshold of each row
-_DERIVED = ("p_", "raw_", "predicted", "set", "abstain", "unusual")  # columns that follow from the others
+_DERIVED = (
+    "p_",
+    "raw_",
+    "predicted",
+    "set",
+    "abstain",
+    "unusual",
+    "value",
+    "low",
+    "high",
+)  # columns that follow from the others
+HALF_WIDTH = "half_width"  # the same of a regression: half the width of the interval of each row
 FOLD = "fold"  # the column with the fold in which each row was held out
 
 
@@ -111,7 +124,7 @@ def _read(
         label=label or options["label"],
         labels=labels,
         positive=None if labels else options["positive"],
-        task="ordinal" if run.task.ordered else None,
+        task="ordinal" if run.task.ordered else "regression" if run.task.numeric else None,
         classes=run.task.classes,
         image_root=image_root,
         seed=options["seed"],
@@ -161,10 +174,10 @@ def predict_rows(
     errors = logits.partial | logits.failed
     frame["reason"] = [errors[i].reason if i in errors else "" for i in range(len(frame))]
     targets = np.asarray(table.targets)
-    for number, name in enumerate(run.task.classes if not run.task.exclusive else []):
-        frame[f"target_{name}"] = targets[:, number]
-    if run.task.exclusive:
+    if targets.ndim == 1:
         frame["target"] = targets
+    else:
+        frame[[f"target_{name}" for name in run.task.classes]] = targets
     frame[logit_columns(run.task)] = logits.values
     if baselines is not None:
         frame = pd.concat([frame, baselines.columns()], axis=1)
@@ -176,6 +189,22 @@ def predict_rows(
 def logit_columns(task: Task) -> list[str]:
     """Return the names of the columns of ``predictions.csv`` with the outputs of the model."""
     return [f"logit_{name}" for name in task.outputs]
+
+
+def values_in(frame: pd.DataFrame, run: Run) -> Values:
+    """Return the numbers that a regression predicts for the readable rows of a predictions frame."""
+    calibration, scale = run.calibration, run.calibration.scale or Scale()
+    frame = frame[frame["status"] == "ok"]
+    predicted = values_of(frame[logit_columns(run.task)].to_numpy()[:, 0], calibration.temperature, scale)
+    half = frame[HALF_WIDTH].to_numpy() if HALF_WIDTH in frame else None
+    if half is None and scale.half_width is not None:
+        half = np.full(len(frame), scale.half_width)
+    return Values(run.task, predicted, frame["target"].to_numpy(), frame["patient"].to_numpy(), half)
+
+
+def answers_of(frame: pd.DataFrame, run: Run) -> Scores | Values:
+    """Return :func:`scores_of` or, for a regression, :func:`values_in`."""
+    return values_in(frame, run) if run.task.numeric else scores_of(frame, run)
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
@@ -191,7 +220,12 @@ def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
 
 
 def calibrate(run: Run, validation: pd.DataFrame) -> Run:
-    """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run."""
+    """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run.
+
+    A regression has no temperature to fit, but the scale of its training targets, and the width of its intervals.
+    """
+    if run.task.numeric:
+        return _calibrate_numbers(run, validation)
     readable = validation[validation["status"] == "ok"]
     run = replace(run, calibration=Calibration())
     logits = readable[logit_columns(run.task)].to_numpy()
@@ -201,10 +235,20 @@ def calibrate(run: Run, validation: pd.DataFrame) -> Run:
     return run.with_calibration(Calibration(temperature, choose_thresholds(scores), sets))
 
 
+def _calibrate_numbers(run: Run, validation: pd.DataFrame) -> Run:
+    target, coverage = run.config["target"], run.config["options"]["coverage"]
+    scale = Scale(target["mean"], coverage)
+    run = replace(run, calibration=Calibration(1 / target["standard_deviation"], scale=scale))
+    half_width = fit_half_width(values_in(validation, run), coverage)
+    return run.with_calibration(replace(run.calibration, scale=replace(scale, half_width=half_width)))
+
+
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
     """Write a predictions frame with its calibrated probabilities and labels."""
     logits = frame[logit_columns(run.task)].to_numpy()
     complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.calibration)], axis=1)
+    if HALF_WIDTH in frame:
+        complete["low"], complete["high"] = (complete["value"] + sign * complete[HALF_WIDTH] for sign in (-1, 1))
     if "distance" in frame:
         complete["unusual"] = is_unusual(complete["distance"])
     with replacing(path) as temporary:

@@ -148,11 +148,12 @@ def print_models(pattern: str, *, as_json: bool = False) -> None:
 
 
 def _print_baselines(baselines: BaselineComparison) -> None:
-    """Print the AUROC of simpler models on the same samples."""
+    """Print the AUROC, or mean absolute error, of simpler models on the same samples."""
+    title = {"auroc": "AUROC", "mae": "mean absolute error"}[baselines.metric]
     for row in baselines.rows:
         assert row.comparison is not None
-        difference = _with_interval(row.comparison.differences["auroc"])
-        text = f"Regression on {row.name}: AUROC {_with_interval(row.auroc)}; model minus regression: {difference}"
+        difference = _with_interval(row.comparison.differences[baselines.metric])
+        text = f"Regression on {row.name}: {title} {_with_interval(row.auroc)}; model minus regression: {difference}"
         console.print(text, highlight=False, soft_wrap=True)
     for sentence in baselines.warnings:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)

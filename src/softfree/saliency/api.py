@@ -28,6 +28,7 @@ from softfree.saliency.samples.case import CaseSample
 from softfree.saliency.sanity_checks import rank_correlation
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
+from softfree_runtime.core.task import refuse_numbers
 from softfree_runtime.sources.sample_source import SampleSource, name_of
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     """Explain files, folders and tables; see :func:`explain_to_files`."""
     if not 0 <= options.quantile < 1:
         raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
+    refuse_numbers(run.task, "softfree explain")
     if options.target is not None and options.target not in run.task.classes:
         raise unknown_name("class", options.target, run.task.classes)
     model = classifier((run.members or (run,))[0].model)

@@ -26,6 +26,7 @@ from softfree.saliency.methods import METHODS, ForwardPass, MapRequest, default_
 from softfree.saliency.methods.integrated_gradients import empty_sample
 from softfree.saliency.options import MapMethod
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
+from softfree_runtime.core.task import refuse_numbers
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
@@ -170,6 +171,7 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
         if isinstance(target, str):
             raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
         return _number(target, network.num_classes) if target is not None else int(logits.argmax())
+    refuse_numbers(model.task, "a saliency map")
     classes = model.task.classes
     if target is None:
         from softfree.inference.predict import outputs

@@ -127,6 +127,8 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     if (pairs := near_duplicates(members, table, folds)) is not None:
         directory.write_near_duplicates(pairs)
         config["table"]["copies"] = near_duplicates_in_words(pairs, "fold")
+    if (scale := pooled.calibration.scale) is not None:
+        config["target"] = {"mean": scale.offset, "standard_deviation": 1 / pooled.calibration.temperature}
     directory.write_config(config)
     write_split(directory.split, table)
     SeenRows.of(held).write(directory.seen)

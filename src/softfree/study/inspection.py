@@ -244,6 +244,9 @@ def listed_counts(table: Table) -> Sequence[str]:
     if CASE in frame:
         counts = np.bincount(image_positions(table))
         words = [f"{len(frame)} cases of {counts.min()} to {counts.max()} images, of {patients} patients"]
+    if task.numeric:
+        words.append(f"{task.classes[0]}: {table.targets.mean():.4g} ± {table.targets.std():.4g}")
+        task = replace(task, classes=())
     for number, name in enumerate(task.classes):
         count = int((table.targets == number).sum() if task.exclusive else np.nansum(table.targets[:, number]))
         words.append(f"{name}: {count}")

@@ -45,6 +45,10 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
     Raises:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
+    if options.task == "regression":
+        raise UserError(
+            "softfree learning-curve works on classes or findings: it measures AUROCs, which a regression lacks"
+        )
     fractions = check_fractions(options.fractions)
     check_recipe(options.train, "learning-curve")
     settings = options.out / SETTINGS

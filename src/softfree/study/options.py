@@ -17,7 +17,8 @@ class StudyTableOptions:
         label: Column with the class of each image.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
-        task: 'ordinal' if the classes have an order, such as grades; default: classes without an order, or findings.
+        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers;
+            default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.

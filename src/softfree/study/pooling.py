@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,16 @@ import pandas as pd
 from softfree.data.folds import Folds
 from softfree.data.table import Table
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
-from softfree.evaluation.conformal import fit_sets
+from softfree.evaluation.conformal import fit_half_width, fit_sets
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.values import Values
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.scoring import FOLD, THRESHOLD, logit_columns
+from softfree.reporting.scoring import FOLD, HALF_WIDTH, THRESHOLD, logit_columns
 from softfree.study.study_directory import MemberKey
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.outputs import probabilities, values_of
+from softfree_runtime.core.scale import Scale
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,20 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
             joined = pd.concat(held.values()).loc[rows]
             logits = joined[names].to_numpy()
             readable = np.isfinite(logits).all(axis=1)
-            temperature = fit_temperature(logits[readable], table.targets[readable], task)
-            temperatures |= {MemberKey(fold + 1, repeat, seed): temperature for fold in runs}
-            draws.append(logits / temperature)
+            if task.numeric:
+                draws.append(_values(joined, held, runs))
+                temperatures |= {MemberKey(f + 1, repeat, seed): run.calibration.temperature for f, run in runs.items()}
+            else:
+                temperature = fit_temperature(logits[readable], table.targets[readable], task)
+                temperatures |= {MemberKey(fold + 1, repeat, seed): temperature for fold in runs}
+                draws.append(logits / temperature)
             if "distance" in joined:
                 distances.append(joined["distance"].to_numpy())
             unreadable = joined["status"] != "ok"
             failed.loc[unreadable, ["status", "reason"]] = joined.loc[unreadable, ["status", "reason"]].fillna("")
             baselines.append(joined[[name for name in joined if str(name).startswith("baseline_")]])
     frame[["status", "reason"]] = failed.to_numpy()
-    if task.exclusive:
+    if table.targets.ndim == 1:
         frame["target"] = table.targets
     else:
         frame[[f"target_{name}" for name in task.classes]] = table.targets
@@ -87,11 +93,46 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
         frame["distance"] = np.mean(distances, axis=0)
     frame[FOLD] = [folds.names[number] for number in folds.numbers[0]]
     coverage = next(iter(members.values())).config["options"]["coverage"]
-    own, overall = _thresholds(logits, table, folds.numbers[0], coverage)
-    for name, values in own.items():
-        frame[f"{THRESHOLD}{name}"] = values
+    if task.numeric:
+        frame[HALF_WIDTH], overall = _half_widths(logits[:, 0], table, folds.numbers[0], coverage, members.values())
+        assert overall.scale is not None
+        frame[names[0]] = (logits[:, 0] - overall.scale.offset) * overall.temperature
+    else:
+        own, overall = _thresholds(logits, table, folds.numbers[0], coverage)
+        for name, values in own.items():
+            frame[f"{THRESHOLD}{name}"] = values
     first = baselines[0].reset_index(drop=True)
     return PooledPredictions(pd.concat([frame, first], axis=1), overall, temperatures)
+
+
+def _values(joined: pd.DataFrame, held: Mapping[int, pd.DataFrame], runs: Mapping[int, Run]) -> np.ndarray:
+    """Return the numbers ``(n, 1)`` that the members of a regression predict for their held-out rows."""
+    values = pd.Series(np.nan, index=joined.index)
+    for fold, rows in held.items():
+        calibration = runs[fold].calibration
+        assert calibration.scale is not None
+        outputs = rows[logit_columns(runs[fold].task)].to_numpy()[:, 0]
+        values[rows.index] = values_of(outputs, calibration.temperature, calibration.scale)
+    return values.to_numpy()[:, None]
+
+
+def _half_widths(
+    values: np.ndarray, table: Table, numbers: np.ndarray, coverage: float, members: Collection[Run]
+) -> tuple[np.ndarray, Calibration]:
+    """Choose half the width of the interval of each row on the other folds, NaN without; and the ensemble's on all.
+
+    The scale of the ensemble is the mean of its members'.
+    """
+    offset = float(np.mean([run.calibration.scale.offset for run in members if run.calibration.scale]))
+    deviation = float(np.mean([1 / run.calibration.temperature for run in members]))
+    readable = np.isfinite(values)
+    everyone = Values(table.task, values, table.targets, table.frame["patient"].to_numpy())
+    own = np.full(len(values), np.nan)
+    for fold in np.unique(numbers):
+        if (width := fit_half_width(everyone.subset((numbers != fold) & readable), coverage)) is not None:
+            own[numbers == fold] = width
+    whole = fit_half_width(everyone.subset(readable), coverage)
+    return own, Calibration(1 / deviation, scale=Scale(offset, coverage, whole))
 
 
 def _held_out(run: Run, rows: np.ndarray) -> pd.DataFrame:

@@ -55,6 +55,8 @@ def tune(path: Path, options: TuneOptions) -> TuningResult:
         UserError: Anything that the user can fix; finished trials are kept.
         ModuleNotFoundError: Optuna is not installed.
     """
+    if options.task == "regression":
+        raise UserError("softfree tune works on classes or findings: a regression has no AUROC to measure")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -62,9 +62,23 @@ def check_options(options: TrainOptions) -> None:
         )
     if options.lr == "find" and (world > 1 or options.devices == "auto"):
         raise UserError("--lr find works on one device; find the rate with --devices 1, and set --lr")
+    _check_target(options)
     refuse_batches(options)
     check_fold(options)
     check_start_size(options, modality_of(options).name)
+
+
+def _check_target(options: TrainOptions) -> None:
+    """Refuse options that a target of the kind of ``--task`` does not have."""
+    if options.task != "regression":
+        if options.loss is not None:
+            raise UserError(f"--loss {options.loss} is for --task regression; leave it out")
+        return
+    for name in ("label_smoothing", "mixup", "cutmix", "class_weights", "teacher"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} is for classes or findings; leave it out of a regression")
+    if options.maps:
+        raise UserError("--maps: saliency maps explain classes or findings; leave it out of a regression")
 
 
 def check_ranges(options: object) -> None:

@@ -27,7 +27,7 @@ from softfree.data.table import Table
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.distillation import Teacher
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, readable
-from softfree.training.losses import class_weights, known_fraction
+from softfree.training.losses import class_weights, known_fraction, standardization
 from softfree.training.module import ClassifierModule
 from softfree.training.optimizer import create_optimizer
 from softfree.training.trainer import PRECISION
@@ -83,6 +83,7 @@ def find_rate(
             options,
             known_fraction(table.task, targets),
             step,
+            standard=standardization(targets) if table.task.numeric else None,
         )
         loader, _ = create_loaders(samples, options, len(table.task.classes), step)
         trainer = L.Trainer(
@@ -154,8 +155,8 @@ def _write(path: Path, losses: Sequence[float]) -> None:
 class _RangeTest(ClassifierModule):
     """A classifier whose learning rate rises with each step, and that keeps its losses."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         self.losses: list[Tensor] = []
         self.lowest = math.inf
 

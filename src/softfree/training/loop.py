@@ -39,7 +39,7 @@ from softfree.training.configuration import (
 from softfree.training.distillation import Teacher, open_teacher
 from softfree.training.learning_rate import FIND, find_rate
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
-from softfree.training.losses import class_weights, known_fraction
+from softfree.training.losses import class_weights, known_fraction, standardization
 from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
 from softfree.training.progressive_size import SizeSchedule
@@ -191,6 +191,9 @@ def _train(
     directory = RunDirectory(options.out)
     directory.write_weights(model.state_dict())
     config["table"]["unreadable"] = len(samples.failed)
+    if table.task.numeric:
+        offset, deviation = standardization(table.where("train").targets[readable(samples.train)])
+        config["target"] = {"mean": offset, "standard_deviation": deviation}
     directory.write_config(config)
     if not directory.cost.is_file():  # else training was complete, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), usage))
@@ -231,6 +234,7 @@ def _fit(
         known_fraction(table.task, train_targets),
         step,
         size_schedule,
+        standardization(train_targets) if table.task.numeric else None,
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     last = None if checkpoint is None else read_checkpoint(checkpoint)

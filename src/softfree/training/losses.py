@@ -7,12 +7,17 @@ in that many images; never the sum of weights or the number of known labels that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softfree.core.class_logits import class_logits
+from softfree.core.options import NumberLossName
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
 
@@ -58,6 +63,40 @@ class Objective(nn.Module):
         return (losses * known).sum() / expected
 
 
+class NumberObjective(nn.Module):
+    """Mean loss of a regression, on the standardized target.
+
+    Args:
+        offset: Mean of the training targets.
+        deviation: Their standard deviation.
+        loss: ``huber`` (Huber, Annals of Mathematical Statistics 35, 1964, with a threshold of one standard deviation),
+            ``mse`` or ``l1``.
+    """
+
+    LOSSES: ClassVar[dict[str, Callable[..., Tensor]]] = {"huber": F.huber_loss, "mse": F.mse_loss, "l1": F.l1_loss}
+
+    def __init__(self, offset: float, deviation: float, loss: NumberLossName = "huber") -> None:
+        super().__init__()
+        self.offset, self.deviation, self.loss = offset, deviation, loss
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of outputs ``(B, 1)``, in standard deviations from the mean, against targets ``(B,)``."""
+        wanted = ((targets.double() - self.offset) / self.deviation).float()
+        return self.LOSSES[self.loss](outputs.float()[:, 0], wanted)
+
+
+def standardization(targets: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of the training targets of a regression.
+
+    Raises:
+        UserError: All are equal.
+    """
+    deviation = float(targets.std())
+    if deviation == 0 or np.ptp(targets) == 0:
+        raise UserError(f"all training rows have the target {targets[0]:g}; expected numbers that differ")
+    return float(targets.mean()), deviation
+
+
 class Distillation(nn.Module):
     """KL divergence of a student from its teacher, or binary cross-entropy for findings (Hinton et al. 2015).
 
@@ -82,8 +121,8 @@ class Distillation(nn.Module):
 
 
 def known_fraction(task: Task, targets: np.ndarray) -> float | None:
-    """Fraction of known labels in ``targets`` of findings; None for classes, which are all known."""
-    return None if task.exclusive else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
+    """Fraction of known labels in ``targets`` of findings; None for classes and numbers, which are all known."""
+    return None if task.exclusive or task.numeric else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
 
 
 def class_weights(task: Task, targets: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.models.layers import clear_drop_paths, draw_drop_paths
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
-from softfree.training.losses import Distillation, Objective
+from softfree.training.losses import Distillation, NumberObjective, Objective
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_optimizer, create_schedule
 from softfree.training.progressive_size import SizeSchedule
@@ -36,6 +36,7 @@ class ClassifierModule(L.LightningModule):
         options: The recipe.
         weights: Class weights ``(K,)`` or None.
         known: Fraction of known labels of findings in the training set, or None.
+        standard: Mean and standard deviation of the training targets of a regression; else None.
         step: How the images of a step are split into batches; default: each batch is a step.
         size_schedule: Image size of each epoch; default: constant.
         files: Paths of the training images, to name a batch whose loss is not finite.
@@ -57,6 +58,7 @@ class ClassifierModule(L.LightningModule):
         known: float | None = None,
         step: Step | None = None,
         size_schedule: SizeSchedule | None = None,
+        standard: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -65,8 +67,11 @@ class ClassifierModule(L.LightningModule):
         self.options = options
         self.files = files
         self.seed, self.step, self.size_schedule = seed, step, size_schedule
-        self.objective = Objective(task, options.label_smoothing, weights, known)
-        self.validation_objective = Objective(task)
+        self.standard = standard
+        self.objective: nn.Module = Objective(task, options.label_smoothing, weights, known)
+        self.validation_objective: nn.Module = Objective(task)
+        if standard is not None:
+            self.objective = self.validation_objective = NumberObjective(*standard, options.loss or "huber")
         self.teacher = teacher
         self.distillation = Distillation(task, options.teacher_temperature)
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -112,7 +117,7 @@ class ClassifierModule(L.LightningModule):
         self._validated.append((index, self.adaptive(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and AUROC over all validation images, each counted once on any number of devices."""
+        """Log loss and AUROC, or absolute error, over all validation images, each once on any number of devices."""
         index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
         if self.trainer.world_size > 1:
@@ -120,8 +125,13 @@ class ClassifierModule(L.LightningModule):
             index, logits, targets = (tensor.flatten(0, 1) for tensor in gathered)
         _, unique = np.unique(index.cpu().numpy(), return_index=True)
         logits, targets = logits.cpu()[unique], targets.cpu()[unique]
-        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(unique)))
         self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
+        if self.standard is not None:
+            offset, deviation = self.standard
+            error = (logits[:, 0].double() * deviation + offset - targets.double()).abs().mean()
+            self.log("val_mae", error.float(), prog_bar=True, rank_zero_only=False)
+            return
+        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(unique)))
         self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:

@@ -118,3 +118,22 @@ def test_confounds_are_one_warning_a_class():
     assert len(first.details) == 2
     assert second.message.startswith("no can be recognized by the size of its files")
     assert len(second.details) == 1
+
+
+def test_two_groups_of_numbers_far_apart_may_be_two_units():
+    task = Task("regression", ("volume",))
+    rng = np.random.default_rng(0)
+    one_unit = rng.normal(3000, 500, 40)
+    mixed = np.concatenate([one_unit[:37], one_unit[37:] / 1000])  # mm3 and ml
+    (problem,) = problems.find_mixed_units(table(mixed, task=task))
+    assert (problem.severity, problem.kind, problem.rows) == ("warning", "units", (47, 48, 49))
+    assert "3 around" in problem.message
+    assert "are units mixed?" in problem.message
+    for plain in (one_unit, rng.lognormal(0, 1, 200), np.arange(40.0), np.array([1.0, 1000.0])):
+        assert list(problems.find_mixed_units(table(plain, task=task))) == []
+
+
+def test_numbers_are_no_thin_classes():
+    numbers = table(np.arange(40.0), task=Task("regression", ("volume",)))
+    assert list(problems.find_thin_classes(numbers)) == []
+    assert list(problems.find_near_equal(numbers)) == []

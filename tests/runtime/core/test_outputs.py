@@ -1,12 +1,16 @@
 """The columns are those of softfree predict."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from softfree.inference.predict import outputs
 from softfree.inference.run_directory import Calibration
 from softfree_runtime.core.conformal import ConformalSets
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import chosen_classes, columns, probabilities
+from softfree_runtime.core.scale import Scale, check_scale
 from softfree_runtime.core.task import Task
 
 GRADES = Task("ordinal", ("a", "b", "c"))
@@ -75,3 +79,22 @@ def test_grades_between_plausible_ones_are_plausible() -> None:
     assert sets.plausible(np.array([[0.4, 0.2, 0.4], [0.4, 0.4, 0.2], [0.1, 0.1, 0.8]]), GRADES).tolist() == [
         [True, True, True], [True, True, False], [False, False, True],
     ]  # fmt: skip
+
+
+def test_a_number_has_its_unit_and_an_interval() -> None:
+    volume = Task("regression", ("volume",))
+    scale = Scale(offset=3000.0, coverage=0.9, half_width=50.0)
+    assert columns(np.array([-0.5]), volume, 1 / 400, {}, None, scale) == {"value": 2800, "low": 2750, "high": 2850}
+    nothing = {"value": None, "low": None, "high": None}
+    assert columns(np.array([np.nan]), volume, 1 / 400, {}, None, scale) == nothing
+    without = columns(np.array([0.0]), volume, 1 / 400, {}, None, Scale(offset=1.0))
+    assert without == {"value": 1, "low": None, "high": None}
+    table = outputs(np.array([[-0.5], [np.nan]]), volume, Calibration(1 / 400, scale=scale))
+    assert table.loc[0].to_dict() == {"value": 2800, "low": 2750, "high": 2850}
+    assert table.loc[1].isna().all()
+
+
+@pytest.mark.parametrize("wrong", [{"half_width": -1.0}, {"coverage": 1.5}, {"offset": float("nan")}])
+def test_a_scale_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"c\.json: scale"):
+        check_scale(Path("c.json"), {"offset": 1.0, "coverage": 0.9, "half_width": 2.0} | wrong, "copy again")

@@ -30,6 +30,7 @@ from softfree_lab.records import markdown_table, write_record
 from softfree_lab.studies.options import EnsembleOptions
 from softfree_lab.studies.paired_bootstrap import BootstrapEstimate, bootstrap, mean
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import refuse_numbers
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def study_ensemble(options: EnsembleOptions, folder: str | Path) -> EnsembleStud
         UserError: It is not such a study, or its table has changed.
     """
     study = Run.load(folder)
+    refuse_numbers(study.task, "a study of ensembles")
     if not study.members:
         raise UserError(f"{folder} has no members; expected a study of softfree auto")
     table = own_table(study, options.own_table, how="--own-table")

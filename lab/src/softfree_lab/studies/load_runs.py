@@ -10,6 +10,7 @@ from typing import Any
 from softfree.core.options import ImageOptions, ModelOptions, OptimizerOptions
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.task import refuse_numbers
 
 
 def open_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -22,6 +23,7 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise UserError("a run is named twice; name each run once, because runs of one attention are averaged")
     for run in runs:
+        refuse_numbers(run.task, "a study")
         run.image_preprocessing  # noqa: B018 raises an error for other samples
         if run.task != runs[0].task:
             raise UserError(

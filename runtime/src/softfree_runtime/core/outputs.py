@@ -1,10 +1,11 @@
-"""Predictions from logits, in numpy."""
+"""Predictions from a model's outputs, in numpy."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from softfree_runtime.core.conformal import ConformalSets
+from softfree_runtime.core.scale import Scale
 from softfree_runtime.core.task import Task
 
 
@@ -21,6 +22,11 @@ def probabilities(logits: np.ndarray, task: Task, temperature: float = 1.0) -> n
         powers = np.exp(scaled - scaled.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
     return _sigmoid(scaled)
+
+
+def values_of(outputs: np.ndarray, temperature: float, scale: Scale) -> np.ndarray:
+    """Return the numbers of a regression, float64, in the unit of its target, from outputs of any shape."""
+    return np.asarray(outputs, dtype=np.float64) / temperature + scale.offset
 
 
 def grade_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -68,12 +74,17 @@ def columns(
     temperature: float,
     thresholds: dict[str, float],
     sets: ConformalSets | None = None,
+    scale: Scale | None = None,
 ) -> dict[str, object]:
     """Return the columns of a sample with logits ``(K,)``, or ``(K - 1,)`` of ordinal classes.
 
     Its probabilities, label and, with ``sets``, conformal set: ``p_<class>``, ``raw_<class>``, ``predicted`` and those
-    of :meth:`ConformalSets.columns`; None and "" if the logits are NaN.
+    of :meth:`ConformalSets.columns`; None and "" if the logits are NaN. Of a regression the columns are those of
+    :meth:`Scale.columns`.
     """
+    if task.numeric:
+        scale = scale or Scale()
+        return scale.columns(float(values_of(logits, temperature, scale)[0]))
     if np.isnan(logits).any():
         empty: dict[str, object] = {f"{kind}_{name}": None for kind in ("p", "raw") for name in task.classes}
         return empty | {"predicted": ""} | ({} if sets is None else sets.empty_columns(task))

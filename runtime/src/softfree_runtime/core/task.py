@@ -1,4 +1,4 @@
-"""The classification task: one class of several, with or without an order, or several independent findings."""
+"""What is predicted: one class of several, with or without an order, several independent findings, or a number."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from typing import Any, Literal, get_args
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.validation import shown
 
-TaskKind = Literal["binary", "multiclass", "ordinal", "multilabel"]
+TaskKind = Literal["binary", "multiclass", "ordinal", "multilabel", "regression"]
 
-_NUMBERS = {"binary": (2, 2), "multiclass": (3, math.inf), "ordinal": (3, math.inf), "multilabel": (1, math.inf)}
+_NUMBERS = {
+    "binary": (2, 2), "multiclass": (3, math.inf), "ordinal": (3, math.inf), "multilabel": (1, math.inf),
+    "regression": (1, 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task.
+    """A prediction task.
 
     Attributes:
         kind: ``binary`` (two mutually exclusive classes, the second is positive), ``multiclass``
-            (three or more), ``ordinal`` (three or more that have an order, such as grades) or ``multilabel``
-            (independent findings, each present, absent or unknown).
-        classes: Their names; of an ordinal task from the lowest to the highest.
+            (three or more), ``ordinal`` (three or more that have an order, such as grades), ``multilabel``
+            (independent findings, each present, absent or unknown) or ``regression`` (a number).
+        classes: Their names; of an ordinal task from the lowest to the highest, of a regression that of the number.
 
-    Targets are float32 ``(n, len(classes))`` of 0, 1 and NaN (unknown) for ``multilabel``, else int64 ``(n,)`` class
-    numbers. Probabilities are ``(n, len(classes))`` for all kinds; how they follow from the model's outputs is in
+    Targets are float32 ``(n, len(classes))`` of 0, 1 and NaN (unknown) for ``multilabel``, float64 ``(n,)`` finite
+    numbers for ``regression``, else int64 ``(n,)`` class numbers. A regression has no probabilities. Others'
+    probabilities are ``(n, len(classes))`` for all kinds; how they follow from the model's outputs is in
     :mod:`softfree_runtime.core.outputs`.
     """
 
@@ -35,8 +39,13 @@ class Task:
 
     @property
     def exclusive(self) -> bool:
-        """Whether exactly one class applies (softmax), not any number of findings (sigmoid)."""
-        return self.kind != "multilabel"
+        """Whether exactly one class applies (softmax), not any number of findings (sigmoid), nor a number."""
+        return self.kind not in ("multilabel", "regression")
+
+    @property
+    def numeric(self) -> bool:
+        """Whether a number is predicted, not classes or findings."""
+        return self.kind == "regression"
 
     @property
     def ordered(self) -> bool:
@@ -55,8 +64,22 @@ class Task:
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """Output columns with metrics of their own: the positive class of a binary task, else all."""
+        """Output columns with metrics of their own: the positive class of a binary task, else all classes."""
         return (1,) if self.kind == "binary" else tuple(range(len(self.classes)))
+
+
+def refuse_numbers(task: Task, what: str) -> None:
+    """Refuse a regression where only classes or findings make sense.
+
+    Args:
+        task: The task.
+        what: What needs them, such as "softfree explain".
+
+    Raises:
+        UserError: It is a regression.
+    """
+    if task.numeric:
+        raise UserError(f"{what} works on classes or findings; got a regression of {task.classes[0]!r}")
 
 
 def check_task(path: Path, task: Any) -> Task:

@@ -159,6 +159,7 @@ def audit(
         checks.find_broken_cases(table),
         checks.find_near_equal(table),
         checks.find_thin_classes(table),
+        checks.find_mixed_units(table),
         checks.find_blank(table, probes),
         checks.find_confounded(confounds),
         checks.find_telling_kinds(table, probes),

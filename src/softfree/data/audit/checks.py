@@ -21,6 +21,9 @@ from softfree_runtime.sources.identity import one_slip_apart
 Severity = Literal["error", "warning"]
 IMBALANCE = 10  # largest class over smallest
 UNLIKELY = 1e-3
+UNIT_RATIO, UNIT_GAP, LEAST_OF_UNIT = 8.0, 0.5, 2
+"""Units look mixed if two groups of at least 2 numbers have medians of a ratio of 8 or more, and no number lies in an
+interval of half a decade between them."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,25 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
         yield Problem("warning", "imbalance", message)
 
 
+def find_mixed_units(table: Table) -> Iterator[Problem]:
+    """Find numbers in two groups with a wide gap between, as when some rows have another unit."""
+    if not table.task.numeric or not (table.targets > 0).all() or len(table.targets) < 2 * LEAST_OF_UNIT:
+        return
+    order = np.argsort(table.targets, kind="stable")
+    logarithms = np.log10(table.targets[order])
+    gaps = np.diff(logarithms)[LEAST_OF_UNIT - 1 : len(order) - LEAST_OF_UNIT]
+    cut = int(gaps.argmax()) + LEAST_OF_UNIT  # the number of smaller ones
+    low, high = (float(10 ** np.median(part)) for part in (logarithms[:cut], logarithms[cut:]))
+    if gaps.max() < UNIT_GAP or high < UNIT_RATIO * low:
+        return
+    message = (
+        f"column {table.task.classes[0]!r} has two groups of numbers far apart, {cut} around {low:.3g} and"
+        f" {len(order) - cut} around {high:.3g}; are units mixed?"
+    )
+    few = order[:cut] if 2 * cut <= len(order) else order[cut:]
+    yield Problem("warning", "units", message, _rows(table.frame.iloc[np.sort(few)]))
+
+
 def find_blank(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
     """Find blank images."""
     blank = table.frame[probes["blank"]]
@@ -173,7 +195,9 @@ def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def class_marks(table: Table) -> np.ndarray:
-    """Return boolean ``(n, K)``: whether each row has each class."""
+    """Return boolean ``(n, K)``: whether each row has each class; a number is a class that all rows have."""
+    if table.task.numeric:
+        return np.ones((len(table.targets), 1), bool)
     if table.task.exclusive:
         return table.targets[:, None] == np.arange(len(table.task.classes))
     return table.targets == 1

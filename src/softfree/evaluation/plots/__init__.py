@@ -1,17 +1,20 @@
 """Figures of the report; each function returns a matplotlib figure, :func:`svg` converts it to SVG for a page."""
 
 from softfree.evaluation.plots.decisions import confusion, decision_curve, reliability
+from softfree.evaluation.plots.numbers import bland_altman, predicted_against_true
 from softfree.evaluation.plots.ranking import precision_recall, roc
 from softfree.evaluation.plots.runs import Dot, dots, learning_curves
 from softfree.evaluation.plots.style import svg
 
 __all__ = [
     "Dot",
+    "bland_altman",
     "confusion",
     "decision_curve",
     "dots",
     "learning_curves",
     "precision_recall",
+    "predicted_against_true",
     "reliability",
     "roc",
     "svg",

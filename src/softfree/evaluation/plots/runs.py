@@ -17,6 +17,7 @@ from softfree.evaluation.plots.style import DASHES, INK, MUTED, RULE, SERIES, fi
 PANELS = (
     ("Loss", {"train_loss": "training", "val_loss": "validation"}),
     ("AUROC", {"val_auroc": "validation"}),
+    ("Absolute error", {"val_mae": "validation"}),
     ("Learning rate", {"lr": ""}),
 )
 
@@ -36,14 +37,14 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
     Args:
         history: One row per epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
-            ``val_auroc``, ``lr``.
+            ``val_auroc``, ``val_mae``, ``lr``.
     """
     panels = [(name, {c: w for c, w in columns.items() if c in history}) for name, columns in PANELS]
     panels = [(name, columns) for name, columns in panels if columns]
     heights = [1.7 if name != "Learning rate" else 0.9 for name, _ in panels]
     drawing = figure(0.6 + sum(heights))
     grid = drawing.subplots(len(panels), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    colors = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "lr": MUTED}
+    colors = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "val_mae": SERIES[0], "lr": MUTED}
     best = _best_epoch(history)
     for axes, (name, columns) in zip(grid, panels, strict=True):
         for column, label in columns.items():
@@ -63,8 +64,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         axes.set_ylabel(name)
         if len(columns) > 1:
             axes.legend(loc="upper right")
-        if name == "AUROC":
-            _widen(axes)
+        if name in ("AUROC", "Absolute error"):
+            if name == "AUROC":
+                _widen(axes)
             if best is not None:
                 left = best > history["epoch"].max() / 2
                 axes.annotate(f"best: epoch {best}", (best, 0), (-4 if left else 4, 4), color=SERIES[1], fontsize=8.5,
@@ -113,6 +115,7 @@ def _widen(axes: Axes, least: float = 0.1) -> None:
 
 
 def _best_epoch(history: pd.DataFrame) -> int | None:
-    if "val_auroc" not in history or history["val_auroc"].isna().all():
-        return None
-    return int(history["epoch"].to_numpy()[np.nanargmax(history["val_auroc"].to_numpy())])
+    for column, sign in (("val_auroc", 1), ("val_mae", -1)):
+        if column in history and not history[column].isna().all():
+            return int(history["epoch"].to_numpy()[np.nanargmax(sign * history[column].to_numpy())])
+    return None

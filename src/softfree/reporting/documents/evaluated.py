@@ -43,8 +43,10 @@ class Evaluated:
 
     def baselines(self) -> list[str]:
         """Compare with simpler models on the same samples."""
+        numeric = self.results["task"] == "regression"
+        kind, title = ("Ridge", "mean absolute error") if numeric else ("Logistic", "AUROC")
         return [
-            f"Logistic regression on {name}, {self.name}: AUROC {with_interval(model)}; model minus regression:"
+            f"{kind} regression on {name}, {self.name}: {title} {with_interval(model)}; model minus regression:"
             f" {with_interval(model['model_minus_baseline'])}."
             for name, model in self.results.get("baselines", {}).get("models", {}).items()
         ]

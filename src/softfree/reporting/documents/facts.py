@@ -12,6 +12,7 @@ import torch
 from softfree.attention import attention_name
 from softfree.data.audit.checks import counted
 from softfree.data.modalities.registry import MODALITIES
+from softfree.evaluation.metrics import main_metric
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model
@@ -30,7 +31,7 @@ LOSSES = {
     "multilabel": "binary cross-entropy of each finding",
     "ordinal": "cross-entropy of a continuation-ratio model of the ordered classes (CORN)",
 }
-IN_TEXT = ("auroc", "quadratic_kappa", "mae", "balanced_accuracy", "sensitivity", "specificity", "brier")
+IN_TEXT = ("auroc", "quadratic_kappa", "mae", "r2", "balanced_accuracy", "sensitivity", "specificity", "brier")
 """Metrics that sentences name."""
 
 
@@ -57,6 +58,8 @@ class Facts:
     def title(self) -> str:
         """What was done, as a title."""
         how = "cross-validation" if self.is_study else "internal evaluation"
+        if self.task.numeric:
+            return f"Development and {how} of a deep-learning regression of {self._classes} from {self.kind}"
         return f"Development and {how} of a deep-learning classifier of {self.kind}: {self._classes}"
 
     def proposed_title(self) -> list[str]:
@@ -68,10 +71,13 @@ class Facts:
         how = "by cross-validation" if self.is_study else "on a held-out split"
         external = sum(evaluation.is_external for evaluation in self.evaluations)
         also = f", and externally on {external} data set{'s' * (external > 1)}" if external else ""
-        return [f"A classification model was developed and evaluated internally {how}{also}."]
+        model = "regression" if self.task.numeric else "classification"
+        return [f"A {model} model was developed and evaluated internally {how}{also}."]
 
     def outcome(self) -> list[str]:
         """State what is predicted."""
+        if self.task.numeric:
+            return [f"The model predicts a number, {self._classes}."]
         if self.task.kind == "multilabel":
             return [f"The model predicts for each finding whether it is present: {self._classes}."]
         if self.task.ordered:
@@ -91,7 +97,7 @@ class Facts:
         of = f" of {patients:,} patients" if patients else ""
         counts = [count["classes"] for count in self.table.get("counts", {}).values()]
         totals = [f"{sum(count[name] for count in counts):,} {name}" for name in self.task.classes]
-        by_class = f" ({', '.join(totals)})" if counts else ""
+        by_class = f" ({', '.join(totals)})" if counts and not self.task.numeric else ""
         return [f"The data set has {self.table['rows']:,} {self.kind}{of}{by_class}."]
 
     def splits(self) -> list[str]:
@@ -153,8 +159,9 @@ class Facts:
                 f"It has {cost['parameters'] / 1e6:.3g} M parameters{members}{work} at an input of {size}."
             )
         each = "cut between two classes" if self.task.ordered else "class"
+        last = "the number" if self.task.numeric else f"a logit for each {each}"
         if pool := self.run.config["model"].get("pool"):
-            sentences.append(f"Tokens are pooled ({pool}), and a linear layer gives a logit for each {each}.")
+            sentences.append(f"Tokens are pooled ({pool}), and a linear layer gives {last}.")
         return sentences
 
     def initialization(self) -> list[str]:
@@ -176,6 +183,8 @@ class Facts:
         """Describe the recipe."""
         o = self.options
         loss = LOSSES.get(self.task.kind, "cross-entropy")
+        if self.task.numeric:
+            loss = f"{o['loss'] or 'huber'} loss of the standardized target"
         extras = {
             "label smoothing {:g}": o["label_smoothing"],
             "mixup {:g}": o["mixup"],
@@ -196,6 +205,8 @@ class Facts:
 
     def imbalance(self) -> list[str]:
         """Say what was done about rare classes."""
+        if self.task.numeric:
+            return []
         if self.options["class_weights"]:
             return ["The loss weighted classes inversely to their frequency; probabilities were calibrated afterwards."]
         return ["Classes were not weighted or resampled."]
@@ -205,17 +216,28 @@ class Facts:
         patience = self.options["patience"]
         if patience is None:
             return ["The weights of the last epoch were kept: no epoch was chosen by its result."]
-        return [f"The epoch with the best validation AUROC was kept; training stopped {patience} epochs after it."]
+        best = "least validation error" if self.task.numeric else "best validation AUROC"
+        return [f"The epoch with the {best} was kept; training stopped {patience} epochs after it."]
 
     def ensemble(self) -> list[str]:
         """Say how several models are combined."""
         if not self.is_study:
             return ["The final model is a single one."]
         count = len(self.run.config["members"])
-        return [f"The final model is an ensemble of {count}: the mean of their logits, each calibrated."]
+        mean = "the mean of their numbers" if self.task.numeric else "the mean of their logits, each calibrated"
+        return [f"The final model is an ensemble of {count}: {mean}."]
 
     def output(self) -> list[str]:
         """Say what the model returns, and where thresholds come from."""
+        if (scale := self.run.calibration.scale) is not None:
+            rows = "held-out" if self.is_study else "validation"
+            interval = (
+                "There are no prediction intervals, for want of patients."
+                if scale.half_width is None
+                else f"Prediction intervals of {scale.coverage * 100:g} % reach {scale.half_width:.4g} to either side,"
+                f" a conformal quantile of the absolute errors on {rows} samples."
+            )
+            return ["The output is a number in the unit of the table.", interval]
         kind = "for each finding" if self.task.kind == "multilabel" else "for each class, adding up to 1"
         chosen = "the other folds" if self.is_study else "validation samples"
         fitted = (
@@ -241,16 +263,20 @@ class Facts:
         names = dict.fromkeys(name.partition("/")[0] for evaluation in self.evaluations for name in evaluation.metrics)
         if not names:
             return []
+        if self.task.numeric:
+            names_listed = listed([in_a_sentence(name) for name in names], "and")
+            return [capitalized(f"metrics: {names_listed}"), "Figures: true against predicted, Bland-Altman plot."]
         curves = ["ROC", "precision-recall", "reliability"] + ["decision"] * self.task.by_threshold
         names_listed = listed([in_a_sentence(name) for name in names], "and")
         return [capitalized(f"metrics: {names_listed}"), f"Figures: {listed(curves, 'and')} curves."]
 
     def uncertainty(self) -> list[str]:
         """Say how intervals were computed."""
+        main = main_metric(self.task)
         methods = {
-            evaluation.name: evaluation.metrics["auroc"]["method"].rpartition("; ")[2]
+            evaluation.name: evaluation.metrics[main]["method"].rpartition("; ")[2]
             for evaluation in self.evaluations
-            if "auroc" in evaluation.metrics
+            if main in evaluation.metrics
         }
         return [f"95 % intervals, {name}: {method}." for name, method in methods.items() if method]
 
@@ -349,7 +375,8 @@ class Facts:
         """Return the numbers of samples, patients and classes of a part."""
         patients = f" of {part['patients']:,} patients" if self.table.get("patients") else ""
         classes = ", ".join(f"{number:,} {name}" for name, number in part["classes"].items())
-        return f"{part['samples']:,} {self.kind}{patients} ({classes})"
+        counted_classes = "" if self.task.numeric else f" ({classes})"
+        return f"{part['samples']:,} {self.kind}{patients}{counted_classes}"
 
     def _result(self, evaluation: Evaluated) -> str:
         """State the main results on one set of samples."""
