@@ -112,7 +112,7 @@ def test_thresholds_of_each_model() -> None:
 def test_verdicts(low: float, high: float, margin: float | None, non_inferior: bool | None, words: str) -> None:
     reason = "why" if math.isnan(low) else None
     difference = Difference(0.9, 0.89, (low + high) / 2, low, high, math.nan, "", 10, 5, reason)
-    found, verdict = _judge(difference, margin, "A", "B")
+    found, verdict = _judge(difference, "auroc", margin, "A", "B")
     assert found is non_inferior
     assert words in verdict
 
