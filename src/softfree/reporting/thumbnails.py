@@ -47,10 +47,10 @@ def worst_errors(run: Run, table: Table, frame: pd.DataFrame, scores: Scores) ->
 def _images_of(source: SampleSource, number: int | None) -> Iterator[tuple[str, bytes]]:
     """Yield a thumbnail of each readable image of a sample, and which view of a case it is, in words."""
     for file in files_of(source):
-        of_case = isinstance(file, CaseFile)
-        png = thumbnail(file.path, file.frame if of_case else number)
+        frame, view = (file.frame, file.view) if isinstance(file, CaseFile) else (number, "")
+        png = thumbnail(file.path, frame)
         if png is not None:
-            yield f", {file.view}" if of_case and file.view else "", png
+            yield f", {view}" if view else "", png
 
 
 def _wrong(run: Run, scores: Scores) -> list[bool]:
