@@ -39,5 +39,5 @@ APTOS2019 = DataSet(
     source=SOURCE,
     terms="competition rules of Kaggle: research and education, no redistribution",
     read=_read,
-    train="--preset photo --size 512 --class-weights",
+    train="--task ordinal --preset photo --size 512 --class-weights",
 )

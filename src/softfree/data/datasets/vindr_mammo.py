@@ -80,6 +80,6 @@ VINDR_MAMMO = DataSet(
     source=SOURCE,
     terms="PhysioNet restricted access: data use agreement",
     read=_read,
-    train="--preset radiograph --size 1024 --class-weights",
+    train="--task ordinal --preset radiograph --size 1024 --class-weights",
     cases=("breast", "exam", "image"),
 )
