@@ -83,8 +83,8 @@ def test_a_large_image_is_drawn_reduced_and_whole_as_tiff(
     assert np.abs(page[rows[0] :][:400, 13 : 13 + 320] - means).max() <= 0.5 + 1e-3
     (whole,) = explain(image_run, [film], ExplainOptions(out=tmp_path, format="tiff"))
     values = whole.maps[0].values
-    assert whole.token_grid is not None
-    painted = paint(read_image(film).unit(), whole.token_grid.spread(values), max_magnitude(values))
+    spread = whole.images[0].token_grid.spread(values)
+    painted = paint(read_image(film).unit(), spread, max_magnitude(values))
     assert np.array_equal(read_image(whole.files[0]).pixels, painted)
 
 

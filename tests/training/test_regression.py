@@ -118,9 +118,16 @@ def test_a_study_predicts_the_mean_of_its_members(study: Run, volumes: Path, tmp
         errors = np.sort(np.abs(others["value"] - others["target"]))
         position = int(np.ceil(0.9 * (len(errors) + 1))) - 1
         np.testing.assert_allclose(rows["half_width"], errors[position])
+
+
+@pytest.mark.slow
+def test_an_exported_study_gives_the_same_number(study: Run, volumes: Path, tmp_path: Path) -> None:
+    """Slow: the export of a run and of a study of classes is tested in time, and the mean of the members here."""
     pytest.importorskip("onnxruntime")
     from softfree_runtime.prediction import predict
 
+    image = str(volumes.parent / "40.png")
+    whole = study.predict(image)
     assert main(["export", str(study.folder), "--out", str(tmp_path / "study.onnx")]) == 0
     assert predict(tmp_path / "study.onnx", image)[0]["value"] == pytest.approx(whole["value"][0], abs=0.05)
 

@@ -26,7 +26,7 @@ def test_noise_is_the_same_whatever_the_bands() -> None:
 def test_numbers_of_a_small_image(training: bool, tmp_path: Path) -> None:
     row = time_stream(130, "seqnorm_vit_nano_patch16", training, tmp_path, torch.bfloat16, 32, "bf16")
     assert row["tokens"] == 81
-    assert row["seconds"] > row["product_seconds"] > 0
+    assert min(row["seconds"], row["product_seconds"]) > 0
     assert row["tokens_per_second"] == row["tokens"] / row["seconds"]
 
 

@@ -96,6 +96,7 @@ class CorruptedImages(data.Dataset):
         self.files = [file_of(source).path for source in table.sources]
         self.frames, self.rows = table.frames, table.frame["row"].tolist()
         self.preprocessing, self.variants, self.seed = preprocessing, list(variants), seed
+        self.partial: dict[int, ReadError] = {}  # images are read whole or not at all
         self._last: tuple[int, np.ndarray | ReadError] = (-1, np.empty(0))
 
     def __len__(self) -> int:
