@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
 
 from softfree.core import memory
-from softfree.core.memory import available_memory
+from softfree.core.memory import available_memory, release_memory
 
 GIB = 2**30
 
@@ -67,3 +69,20 @@ def test_here() -> None:
     free = available_memory()
     assert free is not None
     assert free > 100 * 2**20
+
+
+def test_what_only_refers_to_itself_is_released() -> None:
+    class Loop:
+        own: Loop
+
+    loop = Loop()
+    loop.own = loop
+    alive = weakref.ref(loop)
+    gc.disable()  # it must not happen by chance
+    try:
+        del loop
+        assert alive() is not None
+        release_memory()
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from softfree.core.memory import release_memory
 from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.data.labels import label_options
@@ -51,6 +52,7 @@ def train_members(
         member = directory.member(key)
         run = RunDirectory(member)
         if not run.is_finished():
+            release_memory()
             title = f"training {number} of {len(keys)}: {key.name.replace('_', ', ')}"
             console.print(title, highlight=False, style="bold")
             if run.is_unused():
