@@ -123,16 +123,16 @@ class ViewsOptions:
     """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    n_train: int = 400
+    n_train: int = 800
     n_val: int = 60
     n_test: int = 200
-    size: int = 128
-    mark: int = 16
-    model: str = "seqnorm_vit_nano_patch16"
-    model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 3})
-    epochs: int = 30
-    batch_size: int = 16
-    lr: float = 1e-3
+    size: int = 64
+    mark: int = 8
+    model: str = "seqnorm_vit_nano_patch8"
+    model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 2})
+    epochs: int = 40
+    batch_size: int = 32
+    lr: float = 1.5e-3
     work: Path = Path("views")
     out: Path = Path("views.csv")
     progress: bool = True
