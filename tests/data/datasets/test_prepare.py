@@ -84,7 +84,7 @@ def test_command_line(root, tmp_path, capsys):
     out = tmp_path / "elsewhere" / "table.csv"
     assert not run("aptos2019", root, "--out", out)
     shown = capsys.readouterr()
-    assert f"softfree train {out} --image-root {root} --preset photo" in shown.out
+    assert f"softfree train {out} --image-root {root} --task ordinal --preset photo" in shown.out
     assert "softfree: warning: 1 of 20 rows left out: train_images/id003.png (no such file)" in shown.err
     assert out.is_file()
 
