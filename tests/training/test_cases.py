@@ -277,6 +277,26 @@ def test_without_the_column_each_row_is_a_case(run: Run) -> None:
     assert len(run.predict(str(path))) == 5
 
 
+def test_training_says_which_cases_lack_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_cases(tmp_path / "data", 8)
+    (tmp_path / "data" / "0_side.png").write_bytes(b"no image")
+    options = TrainOptions(
+        table=table,
+        out=tmp_path / "run",
+        model="seqnorm_vit_nano_patch16",
+        model_options={"depth": 1},
+        size=32,
+        epochs=1,
+        batch_size=2,
+        progress=False,
+    )
+    result = train(options)
+    shown = capsys.readouterr().err
+    assert "1 cases are used without images that cannot be read:" in shown
+    assert "0_side.png: 1 of 2 images of the case cannot be read" in " ".join(shown.split())
+    assert "1 training or validation cases were used without images" in result.evaluation.report.read_text()
+
+
 def test_no_image_of_a_case_can_be_read(run: Run) -> None:
     with pytest.raises(ReadError, match="2 of 2 images of the case cannot be read"):
         run.preprocessing.load(Case((CaseFile("/none/a.png"), CaseFile("/none/b.png"))))

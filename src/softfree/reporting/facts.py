@@ -112,6 +112,11 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     left_out = run.config["table"].get("unreadable", 0)
     if left_out:
         notes.append(f"{left_out} training or validation samples were unreadable and left out.")
+    if partial := run.config["table"].get("partial", 0):
+        notes.append(f"{partial} training or validation cases were used without images that cannot be read.")
+    some = int(((frame["status"] == "ok") & frame["reason"].fillna("").ne("")).sum()) if "reason" in frame else 0
+    if some:
+        notes.append(f"{some} cases of this split were predicted without images that cannot be read.")
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
     notes += [f"Audit before training: {sentence}." for sentence in run.config["table"].get("audit", [])]
@@ -125,12 +130,12 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _notes_on_numbers(scale: Scale, deviation: float, *, is_study: bool) -> list[str]:
+def _notes_on_numbers(scale: Scale, std: float, *, is_study: bool) -> list[str]:
     """State the scale of a regression and where its prediction intervals are from."""
     notes = []
     if not is_study:
         notes.append(f"The target is standardized by the training rows: mean {scale.offset:.6g}, standard deviation"
-                     f" {deviation:.4g}.")  # fmt: skip
+                     f" {std:.4g}.")  # fmt: skip
     rows = "the held-out samples of all folds" if is_study else "the validation samples"
     if scale.half_width is None:
         return [*notes, "There are no prediction intervals: too few patients to choose their width on."]

@@ -43,6 +43,14 @@ PATCH = (4, 8, 8)  # voxels of a token: slices, rows, columns
 MIN_STEPS = 1000  # of a training; networks that start from random weights have hardly learned before
 MIN_STEPS_OF_EPOCH = 10
 EPOCHS = (30, 100)
+DEFAULTS = {
+    "lr": "The default of softfree train; 'find' measures one before each training.",
+    "grad_accum": "Each batch is a step; raise it, and lower batch_size, if memory is short.",
+    "pool": "Sees both diffuse findings and those on few of many tokens.",
+    "augment": "Samples are changed at random as suits their kind, so that few teach more.",
+    "stream": "Only samples that do not fit in memory are processed in chunks, with the same result.",
+}
+"""Reasons for options of softfree train that a plan leaves as they are."""
 
 
 def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> StudyPlan:
@@ -229,6 +237,8 @@ def _schedule(choices: Mapping[str, Choice], rows: int, options: AutoOptions) ->
     fast = has_fast_bf16()
     why = "This machine multiplies bfloat16 faster." if fast else "This machine has no fast bfloat16."
     planned.setdefault("precision", Choice("bf16" if fast else "fp32", why))
+    for name, why in DEFAULTS.items():
+        planned.setdefault(name, Choice(getattr(TrainOptions, name), why))
     return planned
 
 

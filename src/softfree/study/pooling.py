@@ -124,7 +124,7 @@ def _half_widths(
     The scale of the ensemble is the mean of its members'.
     """
     offset = float(np.mean([run.calibration.scale.offset for run in members if run.calibration.scale]))
-    deviation = float(np.mean([1 / run.calibration.temperature for run in members]))
+    std = float(np.mean([1 / run.calibration.temperature for run in members]))
     readable = np.isfinite(values)
     everyone = Values(table.task, values, table.targets, table.frame["patient"].to_numpy())
     own = np.full(len(values), np.nan)
@@ -132,7 +132,7 @@ def _half_widths(
         if (width := fit_half_width(everyone.subset((numbers != fold) & readable), coverage)) is not None:
             own[numbers == fold] = width
     whole = fit_half_width(everyone.subset(readable), coverage)
-    return own, Calibration(1 / deviation, scale=Scale(offset, coverage, whole))
+    return own, Calibration(1 / std, scale=Scale(offset, coverage, whole))
 
 
 def _held_out(run: Run, rows: np.ndarray) -> pd.DataFrame:

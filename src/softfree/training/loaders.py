@@ -31,6 +31,7 @@ class TrainingSamples:
         train, validation: Datasets of the two splits.
         train_files: Paths of the training samples.
         failed: Read errors by table row.
+        partial: Read errors of cases of which some images can be read, by table row.
         padded: Whether samples of different sizes are padded to share a batch.
         reduced: Reduced samples of ``train`` and ``val``, for simpler models.
     """
@@ -39,6 +40,7 @@ class TrainingSamples:
     validation: SampleDataset
     train_files: list[str]
     failed: dict[int, ReadError]
+    partial: dict[int, ReadError]
     padded: bool
     reduced: dict[str, Reduced]
 
@@ -57,6 +59,7 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
     count = len(table.where("train").frame) + len(table.where("val").frame)
     datasets: dict[str, SampleDataset] = {}
     failed: dict[int, ReadError] = {}
+    partial: dict[int, ReadError] = {}
     reduced: dict[str, Reduced] = {}
     for split in ("train", "val"):
         rows = table.where(split)
@@ -83,11 +86,12 @@ def read_samples(table: Table, preprocessing: Preprocessing, options: TrainOptio
         )
         if len(errors) == len(dataset):
             raise UserError(f"none of the {len(errors)} samples of split {split} can be read; the first: {errors[0]}")
-        failed |= {int(rows.frame["row"].iloc[index]): error for index, error in sorted(errors.items())}
+        for found, own in ((failed, errors), (partial, dataset.partial)):
+            found |= {int(rows.frame["row"].iloc[index]): error for index, error in sorted(own.items())}
         datasets[split] = dataset
     files = [name_of(source) for source in table.where("train").sources]
     return TrainingSamples(
-        datasets["train"], datasets["val"], files, failed, MODALITIES[preprocessing.kind].padded, reduced
+        datasets["train"], datasets["val"], files, failed, partial, MODALITIES[preprocessing.kind].padded, reduced
     )
 
 

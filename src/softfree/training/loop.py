@@ -190,10 +190,10 @@ def _train(
         return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
     directory.write_weights(model.state_dict())
-    config["table"]["unreadable"] = len(samples.failed)
+    config["table"] |= {"unreadable": len(samples.failed), "partial": len(samples.partial)}
     if table.task.numeric:
-        offset, deviation = standardization(table.where("train").targets[readable(samples.train)])
-        config["target"] = {"mean": offset, "standard_deviation": deviation}
+        mean, std = standardization(table.where("train").targets[readable(samples.train)])
+        config["target"] = {"mean": mean, "standard_deviation": std}
     directory.write_config(config)
     if not directory.cost.is_file():  # else training was complete, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), usage))
@@ -285,13 +285,16 @@ def global_rank() -> int:
 
 
 def _report_unreadable(samples: TrainingSamples) -> None:
-    if not samples.failed:
-        return
-    console.print(f"{len(samples.failed)} samples cannot be read and are skipped:", style="yellow")
-    for row, error in list(samples.failed.items())[:10]:
-        console.print(f"  row {row}: {error}", highlight=False, markup=False)
-    if len(samples.failed) > 10:
-        console.print("  ... softfree check lists all of them")
+    for errors, words in (
+        (samples.failed, "samples cannot be read and are skipped"),
+        (samples.partial, "cases are used without images that cannot be read"),
+    ):
+        if errors:
+            console.print(f"{len(errors)} {words}:", style="yellow")
+        for row, error in list(errors.items())[:10]:
+            console.print(f"  row {row}: {error}", highlight=False, markup=False)
+        if len(errors) > 10:
+            console.print("  ... softfree check lists all of them")
 
 
 def _counts(table: Table, model: nn.Module) -> dict[str, Any]:

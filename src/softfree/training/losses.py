@@ -67,21 +67,21 @@ class NumberObjective(nn.Module):
     """Mean loss of a regression, on the standardized target.
 
     Args:
-        offset: Mean of the training targets.
-        deviation: Their standard deviation.
+        mean: Mean of the training targets.
+        std: Their standard deviation.
         loss: ``huber`` (Huber, Annals of Mathematical Statistics 35, 1964, with a threshold of one standard deviation),
             ``mse`` or ``l1``.
     """
 
     LOSSES: ClassVar[dict[str, Callable[..., Tensor]]] = {"huber": F.huber_loss, "mse": F.mse_loss, "l1": F.l1_loss}
 
-    def __init__(self, offset: float, deviation: float, loss: NumberLossName = "huber") -> None:
+    def __init__(self, mean: float, std: float, loss: NumberLossName = "huber") -> None:
         super().__init__()
-        self.offset, self.deviation, self.loss = offset, deviation, loss
+        self.mean, self.std, self.loss = mean, std, loss
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of outputs ``(B, 1)``, in standard deviations from the mean, against targets ``(B,)``."""
-        wanted = ((targets.double() - self.offset) / self.deviation).float()
+        wanted = ((targets.double() - self.mean) / self.std).float()
         return self.LOSSES[self.loss](outputs.float()[:, 0], wanted)
 
 
@@ -91,10 +91,10 @@ def standardization(targets: np.ndarray) -> tuple[float, float]:
     Raises:
         UserError: All are equal.
     """
-    deviation = float(targets.std())
-    if deviation == 0 or np.ptp(targets) == 0:
+    std = float(targets.std())
+    if std == 0 or np.ptp(targets) == 0:
         raise UserError(f"all training rows have the target {targets[0]:g}; expected numbers that differ")
-    return float(targets.mean()), deviation
+    return float(targets.mean()), std
 
 
 class Distillation(nn.Module):

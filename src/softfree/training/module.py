@@ -127,8 +127,8 @@ class ClassifierModule(L.LightningModule):
         logits, targets = logits.cpu()[unique], targets.cpu()[unique]
         self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
         if self.standard is not None:
-            offset, deviation = self.standard
-            error = (logits[:, 0].double() * deviation + offset - targets.double()).abs().mean()
+            mean, std = self.standard
+            error = (logits[:, 0].double() * std + mean - targets.double()).abs().mean()
             self.log("val_mae", error.float(), prog_bar=True, rank_zero_only=False)
             return
         scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(unique)))

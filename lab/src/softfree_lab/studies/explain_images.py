@@ -101,7 +101,7 @@ def evaluate_images(run: Run, table: Table, options: ExplainStudyOptions) -> Ima
         entry = table.frame.iloc[number]
         frame = entry.get("frame")
         try:
-            sample = opener(entry["file"], None if pd.isna(frame) else int(frame))
+            sample = opener.single(entry["file"], None if pd.isna(frame) else int(frame))
             if not isinstance(sample.tensor, Tensor):
                 raise ReadError("too large to be read at once", "too_large", path=entry["file"])
         except ReadError as error:

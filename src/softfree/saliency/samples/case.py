@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softfree.data.modalities.case import CasePreprocessing
-from softfree.saliency.captions import MapText
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
-from softfree.saliency.regions import Region
 from softfree.saliency.rendering import RenderedMap
 from softfree.saliency.samples.opener import Part, Sample, SampleOpener
 from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.sample_source import Case, SampleSource, name_of
 
 
@@ -33,15 +31,15 @@ class CaseSample:
     grid: tuple[int, ...]
 
     @classmethod
-    def read(cls, opener: SampleOpener, source: SampleSource, frame: int | None) -> CaseSample:
+    def read(cls, opener: SampleOpener, source: SampleSource | DecodedImage, frame: int | None) -> CaseSample:
         """Read and prepare a case."""
         preprocessing = opener.preprocessing
         assert isinstance(preprocessing, CasePreprocessing)
         array, readable, left_out = preprocessing.load_images(source, frame)
-        single = replace(opener, preprocessing=preprocessing.images)
+        single = replace(opener, preprocessing=preprocessing.images).single
         files = [source.files[number] for number in readable] if isinstance(source, Case) else []
         images = [single(file.path, file.frame) for file in files] or [single(source, frame)]
-        names = [file.path for file in files] or [name_of(source)]
+        names = [file.path for file in files] or ["" if isinstance(source, DecodedImage) else name_of(source)]
         views = [file.view for file in files] or [""]
         patches = opener.patch[-len(preprocessing.shape) + 1 :]
         grid = tuple(-(-side // patch) for side, patch in zip(preprocessing.shape[1:], patches, strict=True))
@@ -73,7 +71,3 @@ class CaseSample:
         view = f", {self.views[number]}" if self.views[number] else ""
         note = f"image {number + 1} of {len(parts)}{view}, with the strongest values"
         return replace(rendered, note=f"{note}; {rendered.note}" if rendered.note else note)
-
-    def write(self, form: str, path: Path, maps: Sequence[Map], regions: list[Region], words: MapText) -> None:
-        """Write the maps of the image with the strongest values; :meth:`parts` are written one by one."""
-        raise NotImplementedError("each part of a case is written on its own")

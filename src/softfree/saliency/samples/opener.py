@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.series_files import is_dicom
 from softfree_runtime.sources.sample_source import SampleSource, file_of
+
+if TYPE_CHECKING:
+    from softfree.saliency.samples.case import CaseSample
 
 THUMBNAIL = 2048  # longest side of the PNG of a sample that is larger than a page
 ENDINGS = {"png": ".png", "dicom": ".dcm", "nifti": ".nii.gz", "geojson": ".geojson", "tiff": ".tiff"}
@@ -90,7 +93,6 @@ SAMPLE_KINDS = {
         ("softfree.saliency.samples.slide", "SlideSample"), ("geojson", "tiff", "png"), ("geojson", "tiff")
     ),
 }
-CASE_READER = ("softfree.saliency.samples.case", "CaseSample")
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,19 @@ class SampleOpener:
         sides = self.model.patch_size
         return (sides,) * 3 if isinstance(sides, int) else tuple(sides)  # type: ignore[arg-type]
 
-    def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
+    def __call__(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample | CaseSample:
         """Read and prepare a sample; ReadError if that is not possible."""
-        is_case = isinstance(self.preprocessing, CasePreprocessing)
-        if self.form == "dicom" and not is_case:
+        if not isinstance(self.preprocessing, CasePreprocessing):
+            return self.single(source, frame)
+        from softfree.saliency.samples.case import CaseSample
+
+        return CaseSample.read(self, source, frame)
+
+    def single(self, source: SampleSource | DecodedImage, frame: int | None = None) -> Sample:
+        """Read and prepare a sample that is not a case; ReadError if that is not possible."""
+        if self.form == "dicom":
             _require_dicom(source)
-        module, name = CASE_READER if is_case else SAMPLE_KINDS[self.kind].module
+        module, name = SAMPLE_KINDS[self.kind].module
         sample: Sample = getattr(import_module(module), name).read(self, source, frame)
         return sample
 
