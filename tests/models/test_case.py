@@ -22,7 +22,8 @@ def make(attention: str = "seqnorm", timed: bool = True, **options: object) -> C
     torch.manual_seed(0)
     case = {"shape": SHAPE, "views": 3, "timed": timed}
     model = create_case_model(f"{attention}_vit_nano_patch16", case, **OPTIONS | options).double().eval()
-    torch.nn.init.normal_(model.pos_embed, std=0.2)
+    for parameter in (model.pos_embed, model.view_embed.weight):
+        torch.nn.init.normal_(parameter, std=0.2)
     return model
 
 
@@ -61,7 +62,9 @@ def test_a_case_is_one_sequence() -> None:
     """The tokens of all images are those of the model of one image, with view and time added, in one sequence."""
     model, case = make(), draw(3, 1)
     images = case[0, :, :-3].reshape(3, *SHAPE)
-    tokens = model.embed(images)[0] + model.view_embed.weight[case[0, :, -3].long()].unsqueeze(1)
+    views = model.view_embed.weight
+    own = [views[0] + views[number] if number else views[0] for number in case[0, :, -3].long().tolist()]
+    tokens = model.embed(images)[0] + torch.stack(own).unsqueeze(1)
     for number in (1, 2):
         angle = 2 * math.pi * case[0, number, -2] * torch.tensor([0.25, 0.5, 1, 2, 4], dtype=torch.float64)
         tokens[number] += model.time_embed(torch.cat([angle.sin(), angle.cos()]))
@@ -75,6 +78,14 @@ def test_views_and_times_matter(column: int, values: tuple[float, float]) -> Non
     other = case.clone()
     case[0, 1, column], other[0, 1, column] = values
     assert (model(other) - model(case)).abs().max() > 1e-6
+
+
+def test_a_view_that_training_did_not_meet_is_an_unknown_view() -> None:
+    torch.manual_seed(0)
+    model = create_case_model("seqnorm_vit_nano_patch16", {"shape": SHAPE, "views": 3}, **OPTIONS).double().eval()
+    known, unknown = draw(2, 1), draw(2, 1)
+    known[..., -3], unknown[..., -3] = 2, 0
+    torch.testing.assert_close(model(known), model(unknown), rtol=0, atol=0)
 
 
 def test_checkpointed_images_have_the_same_gradients() -> None:

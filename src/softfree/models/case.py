@@ -46,8 +46,11 @@ class CaseTransformer(Classifier):
         if options.get("pos_conv"):
             raise UserError("Got pos_conv=True for cases of several images, which have no common grid: leave it out.")
         self.image_shape = tuple(shape)
+        # Each known view adds to the embedding that all images have, from zero: one that training did not meet acts
+        # like an unknown view.
         self.view_embed = nn.Embedding(views + 1, self.embed_dim)
-        nn.init.normal_(self.view_embed.weight, std=0.02)
+        nn.init.zeros_(self.view_embed.weight)
+        nn.init.normal_(self.view_embed.weight[0], std=0.02)
         self.time_embed = nn.Linear(2 * len(FREQUENCIES), self.embed_dim).apply(init_linear) if timed else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,7 +94,8 @@ class CaseTransformer(Classifier):
         """Embed images (n, F + 3): tokens (n, N, C) with positions, view and time."""
         tokens = self._tokens(rows[:, :-HEADER].unflatten(1, self.image_shape))
         view = rows[:, -3].nan_to_num().long()
-        tokens = tokens + self.view_embed(view).unsqueeze(1).to(tokens.dtype)
+        views = self.view_embed.weight[0] + self.view_embed(view) * (view > 0).unsqueeze(1)
+        tokens = tokens + views.unsqueeze(1).to(tokens.dtype)
         if self.time_embed is None:
             return tokens
         time = rows[:, -2:-1]  # (n, 1)
