@@ -157,7 +157,7 @@ def test_equal_views_at_different_times_are_fine(table: Callable[..., Path]) -> 
     [
         ({"mpp": 1.0, "size": 512, "batch_size": 1}, "slides cannot be joined by it; rename it, or use softfree fe"),
         ({"resize_mode": "native", "batch_size": 1}, "--resize-mode native: the images of a case share one size"),
-        ({"pool": "token"}, "a class token for cases of several images"),
+        ({"pool": "token"}, "a class token for cases"),
         ({"group": True}, "--group"),
     ],
 )

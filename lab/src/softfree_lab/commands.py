@@ -161,6 +161,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
             studies.ViewsOptions,
             json=True,
         ),
+        "study variables": _command(
+            "measure what a model gains from clinical variables with a known effect",
+            "studies.variables.study_variables",
+            studies.VariablesOptions,
+            json=True,
+        ),
         "study convergence": _command(
             "measure the residual of SOFT's pseudo-inverse after each iteration",
             "studies.convergence.study_convergence",

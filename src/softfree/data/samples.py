@@ -33,13 +33,14 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
-def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Table:
+def as_samples(table: Table, modality: Modality, *, group: bool = False, variables: Sequence[str] = ()) -> Table:
     """Join rows with their resolution, of slides and bags, and the rows of each case, or the bags of each patient.
 
     Args:
         table: Its rows.
         modality: Kind of the samples.
         group: Make one bag of all rows of a patient.
+        variables: Columns with clinical variables of cases; the table may lack them.
 
     Raises:
         UserError: ``group`` for samples that cannot be joined, or joined rows that disagree.
@@ -47,7 +48,7 @@ def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Tabl
     if modality.name == "case":
         if group:
             raise UserError(f"--group joins bags of tile features; rows with the same {CASE} are joined anyway")
-        return join_cases(table)
+        return join_cases(table, variables)
     if group and not modality.padded:
         raise UserError(f"--group joins bags of tile features, not {modality.plural}; leave it out")
     if not modality.has_resolution:
@@ -55,14 +56,19 @@ def as_samples(table: Table, modality: Modality, *, group: bool = False) -> Tabl
     return group_by_patient(table) if group else with_resolution(table)
 
 
-def training_modality(table: Table, modality: Modality) -> Modality:
-    """Return the modality of a training: cases, if the table has a column ``case_id``.
+def training_modality(table: Table, modality: Modality, variables: Sequence[str] = ()) -> Modality:
+    """Return the modality of a training: cases, if the table has a column ``case_id`` or there are clinical variables.
 
     Raises:
-        UserError: Cases of samples that cannot be joined.
+        UserError: Cases of samples that cannot be joined, or variables of such samples.
     """
-    if CASE not in table.frame:
+    if CASE not in table.frame and not variables:
         return modality
+    if variables and modality.name not in ("image", "volume"):
+        raise UserError(
+            f"--variables work beside images and volumes, and the samples of this run are {modality.plural}; leave"
+            " them out"
+        )
     if modality.name not in ("image", "volume"):
         fix = "use --group to join the rows of a patient" if modality.name == "bag" else "use softfree features first"
         raise UserError(
@@ -71,14 +77,19 @@ def training_modality(table: Table, modality: Modality) -> Modality:
     return MODALITIES["case"]
 
 
-def join_cases(table: Table) -> Table:
+def join_cases(table: Table, variables: Sequence[str] = ()) -> Table:
     """Join the rows of each case into one sample; without a column ``case_id``, each row is a case.
+
+    Args:
+        table: The rows.
+        variables: Columns with clinical variables; the table may lack them. An empty cell of a row has the value of
+            the other rows of the case.
 
     Other columns keep their value if all rows of the case agree, else become empty; ``row`` is the first row.
 
     Raises:
         UserError: A row without a case, two images of one view and time, or rows of a case with different labels,
-            splits or patients; names the rows of the table.
+            splits, patients or variables; names the rows of the table.
     """
     frame = table.frame
     ids = frame[CASE].fillna("").astype(str).tolist() if CASE in frame else [f"row {row}" for row in frame["row"]]
@@ -95,8 +106,16 @@ def join_cases(table: Table) -> Table:
     groups = [np.array(group) for group in group_rows("the table", ids, names_of)]
     joined = _joined(table, groups, "case")
     names = ids if CASE in frame else [""] * len(frame)
+    cells = {name: frame[name].fillna("").astype(str).tolist() for name in variables if name in frame}
     cases: list[Any] = [
-        make_case("the table", names[group[0]], [files[row] for row in group], group.tolist(), names_of)
+        make_case(
+            "the table",
+            names[group[0]],
+            [files[row] for row in group],
+            group.tolist(),
+            names_of,
+            {name: [column[row] for row in group] for name, column in cells.items()},
+        )
         for group in groups
     ]
     own = joined.frame.assign(file=cases)

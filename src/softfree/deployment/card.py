@@ -61,7 +61,7 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     if isinstance(preprocessing, CasePreprocessing):
         images = runtime_preprocessing(preprocessing.images)
         fields = preprocessing.to_dict() | {"image": {"kind": images.kind} | images.to_dict()}
-        del fields["view_dropout"]
+        del fields["view_dropout"], fields["variable_dropout"]  # of training
         return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 

@@ -160,7 +160,7 @@ def make_case_graph(
     patch: Any = first.patch_size
     sides = [patch, patch] if isinstance(patch, int) else patch
     tokens = math.prod(-(-side // patch) for side, patch in zip(shape[1:], sides, strict=True))
-    example = torch.zeros(2, 3, math.prod(shape) + HEADER)
+    example = torch.zeros(2, 3, math.prod(shape) + model.num_variables + HEADER)
     module = WithDistance(model, distributions) if distributions else model
     with tuned_for(model, images * tokens):
         proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "images")

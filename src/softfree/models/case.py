@@ -1,4 +1,5 @@
-"""Transformers over all images of a case: their tokens stand in one sequence, with embeddings of view and time.
+"""Transformers over all images of a case: their tokens stand in one sequence, with embeddings of view, time and
+clinical variables.
 
 The cost of softmax-free attention is linear in the tokens, so several images cost what each costs alone, and a missing
 one, without tokens, costs nothing.
@@ -7,7 +8,7 @@ one, without tokens, costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from softfree.attention.base import plain_only, transformed
 from softfree.models.classifier import Classifier, init_linear
+from softfree.models.variables import VariableEmbedding
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError
@@ -33,18 +35,26 @@ class CaseTransformer(Classifier):
         shape: Shape of an image, channels first.
         views: Number of known views; 0 is any other.
         timed: Embed the times of the images.
+        variables: Clinical variables, as :class:`~softfree.models.variables.VariableEmbedding` takes them.
         **options: Keywords of the model of a single image.
 
     Raises:
         UserError: A class token, or ``pos_conv``: both need the grid of a single image.
     """
 
-    def __init__(self, shape: Sequence[int], views: int = 0, timed: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        views: int = 0,
+        timed: bool = False,
+        variables: Sequence[Mapping[str, float]] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         if self.num_prefix_tokens:
-            raise UserError("Got a class token for cases of several images: expected pool avg, topk or mean_topk.")
+            raise UserError("Got a class token for cases: expected pool avg, topk or mean_topk.")
         if options.get("pos_conv"):
-            raise UserError("Got pos_conv=True for cases of several images, which have no common grid: leave it out.")
+            raise UserError("Got pos_conv=True for cases, whose images have no common grid: leave it out.")
         self.image_shape = tuple(shape)
         # Each known view adds to the embedding that all images have, from zero: one that training did not meet acts
         # like an unknown view.
@@ -52,9 +62,11 @@ class CaseTransformer(Classifier):
         nn.init.zeros_(self.view_embed.weight)
         nn.init.normal_(self.view_embed.weight[0], std=0.02)
         self.time_embed = nn.Linear(2 * len(FREQUENCIES), self.embed_dim).apply(init_linear) if timed else None
+        self.variable_embed = VariableEmbedding(variables, self.embed_dim) if variables else None
+        self.num_variables = len(variables)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify cases (B, R, F + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
+        """Classify cases (B, R, F + V + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
 
         Raises:
             UserError: A wrong shape, a case without images, or a mask, which follows from the cases.
@@ -70,11 +82,11 @@ class CaseTransformer(Classifier):
 
     def embed_cases(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the input of the first block: tokens (B, R N, C), and their mask (B, R N) if there is padding."""
-        values = math.prod(self.image_shape)
-        if x.ndim != 3 or x.shape[2] != values + HEADER:
+        values = math.prod(self.image_shape) + self.num_variables + HEADER
+        if x.ndim != 3 or x.shape[2] != values:
             raise UserError(
-                f"Got cases of shape {tuple(x.shape)}: expected (batch, images, {values + HEADER}), the pixels of an"
-                f" image of shape {self.image_shape}, its view, its time and 0."
+                f"Got cases of shape {tuple(x.shape)}: expected (batch, images, {values}), the pixels of an image of"
+                f" shape {self.image_shape}, {self.num_variables} clinical variables, its view, its time and 0."
             )
         batch, number = x.shape[:2]
         present = ~x[..., -1].isnan()  # (B, R)
@@ -91,11 +103,14 @@ class CaseTransformer(Classifier):
         return tokens.flatten(1, 2), mask.flatten(1, 2)
 
     def _embed_images(self, rows: Tensor) -> Tensor:
-        """Embed images (n, F + 3): tokens (n, N, C) with positions, view and time."""
-        tokens = self._tokens(rows[:, :-HEADER].unflatten(1, self.image_shape))
+        """Embed images (n, F + V + 3): tokens (n, N, C) with positions, view, time and variables."""
+        pixels, variables, _ = rows.split([rows.shape[1] - self.num_variables - HEADER, self.num_variables, HEADER], 1)
+        tokens = self._tokens(pixels.unflatten(1, self.image_shape))
         view = rows[:, -3].nan_to_num().long()
         views = self.view_embed.weight[0] + self.view_embed(view) * (view > 0).unsqueeze(1)
         tokens = tokens + views.unsqueeze(1).to(tokens.dtype)
+        if self.variable_embed is not None:
+            tokens = tokens + self.variable_embed(variables).unsqueeze(1).to(tokens.dtype)
         if self.time_embed is None:
             return tokens
         time = rows[:, -2:-1]  # (n, 1)
@@ -115,12 +130,15 @@ class CaseTransformer(Classifier):
 
     def no_weight_decay(self) -> set[str]:
         """See :class:`~softfree.models.classifier.Classifier`."""
-        return super().no_weight_decay() | {"view_embed.weight"}
+        names = super().no_weight_decay() | {"view_embed.weight"}
+        if self.variable_embed is not None:
+            names |= {f"variable_embed.{name}" for name in self.variable_embed.no_weight_decay()}
+        return names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """See :class:`~softfree.models.classifier.Classifier`."""
         groups = super().group_matcher(coarse)
-        return groups | {"stem": rf"{groups['stem']}|^view_embed|^time_embed"}
+        return groups | {"stem": rf"{groups['stem']}|^view_embed|^time_embed|^variable_embed"}
 
 
 def _refuse_mask(mask: Tensor | None) -> None:

@@ -153,7 +153,7 @@ def _print_baselines(baselines: BaselineComparison) -> None:
     for row in baselines.rows:
         assert row.comparison is not None
         difference = _with_interval(row.comparison.differences[baselines.metric])
-        text = f"Regression on {row.name}: {title} {_with_interval(row.auroc)}; model minus regression: {difference}"
+        text = f"{row.title}: {title} {_with_interval(row.auroc)}; model minus this: {difference}"
         console.print(text, highlight=False, soft_wrap=True)
     for sentence in baselines.warnings:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)

@@ -112,7 +112,12 @@ def as_image(array: np.ndarray) -> DecodedImage:
 
 
 def table_rows(
-    path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
+    path: Path,
+    frame: int | None,
+    kind: str,
+    group: bool = False,
+    image_root: str | Path | None = None,
+    variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """Read a CSV table: name, source and frame of each row that is not empty.
 
@@ -122,6 +127,7 @@ def table_rows(
         kind: Kind of the samples; slides and bags have a resolution.
         group: Join the rows of a patient.
         image_root: Folder that the paths start from and must lie in; the table's by default.
+        variables: Columns with clinical variables; the table may lack them.
 
     Raises:
         UserError: The table is not valid; names the line.
@@ -129,12 +135,14 @@ def table_rows(
     content = read_bytes(path, "a CSV file")
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
         raise UserError(f"{path}: exported models take tables as CSV; save it as CSV")
-    table = check_text(path, content, COLUMNS)
+    table = check_text(path, content, (*COLUMNS, *variables))
     if "path" not in table.columns:
         raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     say(path, table.notes)
-    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, group, image_root)
+    return rows_as_samples(
+        path, dict(table.cells()), table.rows, table.columns, frame, kind, group, image_root, variables
+    )
 
 
 def rows_as_samples(
@@ -146,6 +154,7 @@ def rows_as_samples(
     kind: str,
     group: bool,
     image_root: str | Path | None,
+    variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
@@ -161,8 +170,8 @@ def rows_as_samples(
         # With a column frame, an empty cell is the first frame.
         row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
         samples.append((row["path"], sample_source(sources[-1:]), row_frame))
-    if kind == "case" and CASE in columns:
-        return _rows_by_case(path, cells, rows, samples, frame)
+    if kind == "case" and (CASE in columns or variables):
+        return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns])
     if not group or "patient_id" not in columns:
         return samples
     groups = _rows_by_patient(path, [row["patient_id"] for row in cells.values()])
@@ -177,16 +186,17 @@ def _rows_by_case(
     cells: Mapping[int, Mapping[str, str]],
     rows: RowNamer,
     samples: Sequence[NamedSource],
-    frame: int | None,
+    variables: Sequence[str],
 ) -> list[NamedSource]:
-    """Join the rows of each case; the name is that of its files."""
+    """Join the rows of each case; the name is that of its files. Without a column of cases, each row is one."""
     numbers, texts = list(cells), list(cells.values())
 
     def names_of(positions: Collection[int]) -> str:
         return rows.name([numbers[position] for position in positions])
 
     joined: list[NamedSource] = []
-    for group in group_rows(path, [row[CASE] for row in texts], names_of):
+    own = [[number] for number in range(len(texts))]
+    for group in group_rows(path, [row[CASE] for row in texts], names_of) if CASE in texts[0] else own:
         files = [
             CaseFile(
                 str(samples[row][1]),
@@ -197,7 +207,8 @@ def _rows_by_case(
             )
             for row in group
         ]
-        case = make_case(path, texts[group[0]][CASE], files, group, names_of)
+        values = {name: [texts[row].get(name, "") for row in group] for name in variables}
+        case = make_case(path, texts[group[0]].get(CASE, ""), files, group, names_of, values)
         joined.append((";".join(samples[row][0] for row in group), case, None))
     return joined
 

@@ -48,10 +48,12 @@ class Case:
     Attributes:
         files: The images.
         id: Name of the case in the table; empty if it has none.
+        variables: Columns with clinical variables, and their cells.
     """
 
     files: tuple[CaseFile, ...]
     id: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 SampleSource = str | SourceFile | tuple[SourceFile, ...] | Case

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,6 @@ from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
-from softfree_runtime.preprocessing.case import HEADER
 
 STEPS = 8
 
@@ -22,9 +23,10 @@ def empty_sample(model: Classifier, sample: Tensor) -> Tensor:
     Positions, sizes and padding stay.
     """
     if isinstance(model, CaseTransformer):
-        pixels = sample[..., :-HEADER].unflatten(2, model.image_shape)
+        count = math.prod(model.image_shape)
+        pixels = sample[..., :count].unflatten(2, model.image_shape)
         mean = pixels.mean(dim=tuple(range(3, pixels.ndim)), keepdim=True).expand_as(pixels)
-        return torch.cat([mean.flatten(2), sample[..., -HEADER:]], dim=2)
+        return torch.cat([mean.flatten(2), sample[..., count:]], dim=2)
     if not isinstance(model, BagTransformer):
         return sample.mean(dim=tuple(range(2, sample.ndim)), keepdim=True).expand_as(sample)
     mean = sample.where(sample[..., -1:].isfinite(), torch.nan)[..., : model.in_features].nanmean(1, keepdim=True)
