@@ -55,10 +55,8 @@ class VariablesStudy:
                 str(row["seed"]),
                 row["variables"],
                 row["predictor"],
-                f"{row['auroc']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
-                ""
-                if row["gain"] is None
-                else f"{row['gain']:+.3f} ({row['gain_low']:+.3f} to {row['gain_high']:+.3f})",
+                "{auroc:.3f} ({low:.3f} to {high:.3f})".format(**row),
+                "" if row["gain"] is None else "{gain:+.3f} ({gain_low:+.3f} to {gain_high:+.3f})".format(**row),
             )
             for row in self.to_dict()
         ]
