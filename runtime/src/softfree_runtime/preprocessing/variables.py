@@ -12,7 +12,7 @@ from softfree_runtime.sources.identity import is_no_label, plain_text
 
 NO_NUMBER = ("na", "n/a", "none", "unknown")
 """Words that stand for a missing number, in lower case, besides what programs write for an empty cell."""
-_DECIMAL = re.compile(r"([+-]?\d*)[.,](\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
@@ -71,12 +71,9 @@ def as_number(cell: str) -> float | None:
     ``1,234`` may be a thousand or a decimal and is nothing.
     """
     text = cell.strip()
-    if _THOUSANDS.fullmatch(text):
+    if _THOUSANDS.fullmatch(text) or not _NUMBER.fullmatch(text):
         return None
-    try:
-        number = float(_DECIMAL.sub(r"\1.\2\3", text))
-    except ValueError:
-        return None
+    number = float(text.replace(",", "."))
     return number if math.isfinite(number) else None
 
 
