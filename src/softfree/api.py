@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from softfree.planning.plan import Plan
     from softfree.reporting.evaluate import Evaluation
     from softfree.reporting.run_comparison import RunComparison
+    from softfree.reporting.targets import TargetEvaluations
     from softfree.saliency.api import Explained
     from softfree.study.auto import StudyResult
     from softfree.study.learning_curve_report import LearningCurve
@@ -126,7 +127,7 @@ def pretrain(table: str | Path, **options: Any) -> Path:
     return pretrain(PretrainOptions(table=Path(table), **_paths(options, PretrainOptions)))
 
 
-def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: Any) -> Evaluation:
+def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: Any) -> Evaluation | TargetEvaluations:
     """Compute metrics with intervals, on the run's own test split or on another table.
 
     Args:
@@ -137,11 +138,11 @@ def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: 
     Raises:
         UserError: A table that does not fit the run.
     """
-    from softfree.reporting.evaluate import evaluate
     from softfree.reporting.options import EvaluateOptions
+    from softfree.reporting.targets import evaluate_run
 
     chosen = EvaluateOptions(table=None if table is None else Path(table), **_paths(options, EvaluateOptions))
-    return evaluate(_run(run), chosen)
+    return evaluate_run(_run(run), chosen)
 
 
 def compare(runs: Sequence[str | Path], **options: Any) -> RunComparison:

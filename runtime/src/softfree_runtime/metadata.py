@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.outputs import Answers, target_columns
 from softfree_runtime.core.scale import Scale, check_scale
-from softfree_runtime.core.task import Task, check_task
+from softfree_runtime.core.targets import Targets, check_tasks
+from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, shown
 from softfree_runtime.preprocessing.modalities import (
     IMAGE,
@@ -25,7 +29,7 @@ from softfree_runtime.preprocessing.modalities import (
 FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
-_LATER = ("group", "loss", "phantoms", "scale", "sets", "unusual_rate")  # missing in files of earlier versions
+_LATER = ("group", "loss", "phantoms", "scale", "sets", "targets", "unusual_rate")  # missing in earlier versions' files
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -55,6 +59,7 @@ class Metadata:
         scale: Of a regression: from outputs to numbers; else None.
         unusual_rate: Share of new samples like those of training whose distance is above 1; None if the graph gives no
             distance.
+        targets: Of a model of several targets, what turns the outputs of each into columns; empty for one task.
         phantoms: Logits of the phantoms, see :mod:`softfree_runtime.phantoms`; empty if they were not recorded.
     """
 
@@ -74,6 +79,13 @@ class Metadata:
     sets: ConformalSets | None = None
     scale: Scale | None = None
     unusual_rate: float | None = None
+    targets: dict[str, Answers] = field(default_factory=dict)
+
+    def columns(self, logits: np.ndarray) -> dict[str, object]:
+        """Return the columns of a sample with logits ``(K,)``; of several targets as ``<target>.<column>``."""
+        if self.targets:
+            return target_columns(logits, self.targets)
+        return Answers(self.task, self.temperature, self.thresholds, self.sets, self.scale).columns(logits)
 
     @property
     def modality(self) -> Modality:
@@ -106,6 +118,7 @@ class Metadata:
             "sets": None if self.sets is None else asdict(self.sets),
             "scale": None if self.scale is None else asdict(self.scale),
             "unusual_rate": self.unusual_rate,
+            "targets": [{"name": name} | _answers_to_dict(answers) for name, answers in self.targets.items()],
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
         text["precision"] = self.precision
@@ -125,34 +138,67 @@ class Metadata:
             raise UserError(f"{path} has format {got}, expected {FORMAT}; update softfree or export again")
         path = Path(str(path))
         values = {name: _parsed(texts, name, path) for name in _IN_JSON if name in texts or name not in _LATER}
-        task = check_task(path, {"kind": values.pop("task"), "classes": values.pop("classes")})
+        content = {"kind": values.pop("task"), "classes": values.pop("classes"), "targets": values.pop("targets", [])}
+        task = check_tasks(path, content)
+        targets = _targets(path, task, content["targets"])
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
         sets = check_sets(path, values.pop("sets", None), task, FIX)
         scale = check_scale(path, values.pop("scale", None), FIX)
-        if task.numeric and scale is None:
+        if not targets and task.numeric and scale is None:
             raise UserError(f"{path}: scale is missing from its metadata, which a regression needs; {FIX}")
         values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, fix=FIX)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        return cls(task, preprocessing, card=texts.get("model_card", ""), sets=sets, scale=scale, **values)._checked(
-            path
-        )
+        read = {"sets": sets, "scale": scale, "targets": targets} | values
+        return cls(task, preprocessing, card=texts.get("model_card", ""), **read)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""
-        if self.temperature <= 0:
-            raise UserError(f"{path}: temperature is {self.temperature}; expected a number above 0; {FIX}")
-        for name, threshold in self.thresholds.items():
-            if name not in self.task.classes:
-                known = ", ".join(self.task.classes)
-                raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {FIX}")
-            if not 0 <= threshold <= 1:
-                raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {FIX}")
+        own = Answers(self.task, self.temperature, self.thresholds)
+        for answers in self.targets.values() or (own,):
+            _check_calibration(path, answers)
         axes = self.modality.axes
         if self.size is not None and (len(self.size) != axes or min(self.size) < 1):
             what = "nothing" if axes == 0 else f"{axes} sides above 0, or nothing"
             raise UserError(f"{path}: size is {list(self.size)}; expected {what}; {FIX}")
         return self
+
+
+def _check_calibration(path: Path, answers: Answers) -> None:
+    if answers.temperature <= 0:
+        raise UserError(f"{path}: temperature is {answers.temperature}; expected a number above 0; {FIX}")
+    for name, threshold in answers.thresholds.items():
+        if name not in answers.task.classes:
+            known = ", ".join(answers.task.classes)
+            raise UserError(f"{path}: thresholds has {shown(name)}; expected some of {known[:100]}; {FIX}")
+        if not 0 <= threshold <= 1:
+            raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {FIX}")
+
+
+def _answers_to_dict(answers: Answers) -> dict[str, Any]:
+    """Return what :func:`_targets` reads."""
+    return {
+        "kind": answers.task.kind,
+        "classes": list(answers.task.classes),
+        "temperature": answers.temperature,
+        "thresholds": answers.thresholds,
+        "sets": None if answers.sets is None else asdict(answers.sets),
+        "scale": None if answers.scale is None else asdict(answers.scale),
+    }
+
+
+def _targets(path: Path, task: Task, content: list[dict[str, Any]]) -> dict[str, Answers]:
+    """Read how the outputs of each of several targets become columns; empty for one task."""
+    targets: dict[str, Answers] = {}
+    for (name, part), entry in zip(task.parts, content, strict=True) if isinstance(task, Targets) else ():
+        scale = check_scale(path, entry.get("scale"), FIX)
+        if part.numeric and scale is None:
+            raise UserError(f"{path}: the scale of target {name!r} is missing from its metadata; {FIX}")
+        sets = check_sets(path, entry.get("sets"), part, FIX)
+        numbers = {key: entry.get(key) for key in ("temperature", "thresholds")}
+        checked = check_fields(path, f"target {name}", numbers, Answers, whole=False, fix=FIX)
+        targets[name] = Answers(part, sets=sets, scale=scale, **checked)
+    return targets
 
 
 def _parsed(texts: Mapping[str, str], name: str, path: Path) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import printable, replacing
-from softfree_runtime.core.outputs import columns, distance_columns
+from softfree_runtime.core.outputs import distance_columns
 from softfree_runtime.preprocessing.case import (
     PARTIAL,
     case_ids,
@@ -81,9 +81,7 @@ def predict(
         head: Row = {"path": name} | ({"case_id": cases[number]} if cases else {})
         head |= {"status": status, "reason": printable(str(error)) if error else ""}
         head |= {"missing_variables": missing[number]} if missing else {}
-        head |= columns(
-            logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets, metadata.scale
-        )
+        head |= metadata.columns(logits[number])
         rows.append(head | ({} if metadata.unusual_rate is None else distance_columns(distances[number])))
     return rows
 

@@ -45,8 +45,9 @@ class Model:
                 " export the run again"
             )
         self._input = inputs[0].name
-        wanted, each = len(self.metadata.task.outputs), "cuts" if self.metadata.task.ordered else "classes"
+        wanted = len(self.metadata.task.outputs)
         if not outputs or outputs[0].shape[-1] != wanted:
+            each = "outputs" if self.metadata.targets else "cuts" if self.metadata.task.ordered else "classes"
             raise UserError(f"{self.path} gives no logit for each of its {wanted} {each}; export the run again")
         wanted = 1 if self.metadata.unusual_rate is None else 2
         if len(outputs) != wanted:

@@ -52,9 +52,11 @@ def _check_table(options: CheckOptions, parsed: Namespace) -> int:
     from softfree.data.labels import label_options
     from softfree.data.samples import with_resolution
     from softfree.data.table import read_table
+    from softfree.data.targets import refuse_targets
     from softfree.inference.run_directory import check_fold, known_split
     from softfree_runtime.core.files import replacing
 
+    refuse_targets(options.targets, "softfree check")
     of_all_folds = options.fold_file is not None and options.fold is None
     if not of_all_folds:
         check_fold(options)

@@ -123,11 +123,11 @@ def _evaluate(parsed: Namespace) -> None:
     from pathlib import Path
 
     from softfree.inference.run import Run
-    from softfree.reporting.evaluate import evaluate
+    from softfree.reporting.targets import evaluate_run
     from softfree.reporting.terminal import evaluation_to_dict, print_evaluation
 
     table = None if parsed.table is None else Path(parsed.table)
-    result = evaluate(Run.load(parsed.run), fill(EvaluateOptions, parsed, table=table))
+    result = evaluate_run(Run.load(parsed.run), fill(EvaluateOptions, parsed, table=table))
     if parsed.json:
         print(json.dumps(evaluation_to_dict(result), indent=2, allow_nan=False))
     else:

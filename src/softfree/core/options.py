@@ -30,6 +30,8 @@ class TableOptions:
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
             or categories; an empty cell is unknown.
         categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
+        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal or
+            regression), column or columns, and weight; instead of the options above.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned
@@ -46,6 +48,7 @@ class TableOptions:
     classes_in_order: list[str] | None = None
     variables: list[str] | None = None
     categorical: list[str] | None = None
+    targets: Path | None = None
     image_root: Path | None = None
     seed: int = 0
     split_from: Path | None = None
@@ -209,8 +212,9 @@ class OptimizerOptions:
         random_erasing: Probability with which --auto-augment erases a rectangle.
         coverage: Share of new samples of each class whose conformal set shall contain it, or of a regression whose
             interval shall contain the truth; more gives larger sets and wider intervals.
-        patience: Stop after this many epochs without a better validation AUROC (of a regression, mean absolute error)
-            and keep the best epoch; default: train to the end and keep the last epoch.
+        patience: Stop after this many epochs without a better validation AUROC (of a regression, mean absolute error;
+            of several targets the mean of their scores, which are 0 for guessing and 1 for no error) and keep the best
+            epoch; default: train to the end and keep the last epoch.
         precision: Arithmetic of matrix products.
         teacher: Run directory of a trained model to distill from.
         teacher_weight: Weight of the teacher in the loss, from 0 to 1; the labels have the rest.

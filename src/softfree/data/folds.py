@@ -19,8 +19,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from softfree.data.labels import number_strata
 from softfree.data.split_file import RunSplit, hashed_key
 from softfree.data.table import Table
+from softfree.data.targets import tables_of, with_target
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
+from softfree_runtime.core.targets import Targets, single_targets
 
 COLUMN = "fold"
 """A column of the table with folds of one's own."""
@@ -246,33 +248,39 @@ def _check_training_classes(table: Table, parts: np.ndarray, names: Sequence[str
 def _check_classes(table: Table, count: int) -> None:
     if count < 2:
         raise UserError(f"got {count} folds: expected 2 or more")
-    patients = table.frame["patient"].to_numpy()
-    if table.task.numeric and len(np.unique(patients)) < count:
-        raise UserError(f"{count} folds: there are {len(np.unique(patients))} patients; use fewer folds")
-    for label, marks in _marks(table).items():
-        number = len(np.unique(patients[marks]))
-        least = count if table.task.exclusive else 2
-        if number < least:
-            wanted = "one for each fold" if table.task.exclusive else "two, so that each training has one"
-            few = f"{number} patient{'' if number == 1 else 's'}"
-            raise UserError(f"{count} folds: {label} has {few}; expected {wanted}: use fewer folds, or leave it out")
+    for target, part in tables_of(table).items():
+        of = f" of target {target!r}" if target else ""
+        patients = part.frame["patient"].to_numpy()
+        if part.task.numeric and len(np.unique(patients)) < count:
+            raise UserError(f"{count} folds: there are {len(np.unique(patients))} patients{of}; use fewer folds")
+        for label, marks in _marks(part).items():
+            number = len(np.unique(patients[marks]))
+            least = count if part.task.exclusive else 2
+            if number < least:
+                wanted = "one for each fold" if part.task.exclusive else "two, so that each training has one"
+                few = f"{number} patient{'' if number == 1 else 's'}"
+                raise UserError(
+                    f"{count} folds: {label}{of} has {few}; expected {wanted}: use fewer folds, or leave it out"
+                )
 
 
 def _marks(table: Table) -> dict[str, np.ndarray]:
     """Return which rows have each class, or each finding present and absent; nothing for numbers."""
-    targets, classes = table.targets, table.task.classes
-    if table.task.numeric:
-        return {}
-    if table.task.exclusive:
-        return {f"class {name!r}": targets == number for number, name in enumerate(classes)}
-    present = {f"finding {name!r}": targets[:, number] == 1 for number, name in enumerate(classes)}
-    return present | {f"absence of {name!r}": targets[:, number] == 0 for number, name in enumerate(classes)}
+    marks: dict[str, np.ndarray] = {}
+    for name, task, targets in single_targets(table.task, table.targets):
+        of = f" of target {name!r}" if name else ""
+        if task.exclusive:
+            marks |= {f"class {one!r}{of}": targets == number for number, one in enumerate(task.classes)}
+        elif not task.numeric:
+            marks |= {f"finding {one!r}{of}": targets[:, number] == 1 for number, one in enumerate(task.classes)}
+            marks |= {f"absence of {one!r}{of}": targets[:, number] == 0 for number, one in enumerate(task.classes)}
+    return marks
 
 
 def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     """Return the fold of each row, from 0."""
     patients = table.frame["patient"].to_numpy()
-    labels = number_strata(table.targets, len(np.unique(patients)) // count) if table.task.numeric else strata(table)
+    labels = _labels(table, len(np.unique(patients)) // count)
     by_name = np.argsort(
         [blake2b(f"{seed} {key}".encode(), digest_size=8).hexdigest() for key in table.keys], kind="stable"
     )
@@ -283,6 +291,16 @@ def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     for number, (_, held) in enumerate(folder.split(labels, labels[by_name], numbers)):
         parts[by_name[held]] = number
     return parts
+
+
+def _labels(table: Table, most: int) -> np.ndarray:
+    """Return the number ``(n,)`` by which each row is stratified: of several targets the first, -1 where unknown."""
+    if isinstance(table.task, Targets):
+        first = table.task.classes[0]
+        labels = np.full(len(table.frame), -1)
+        labels[table.task.known(table.targets)[first]] = _labels(with_target(table, first), most)
+        return labels
+    return number_strata(table.targets, most) if table.task.numeric else strata(table)
 
 
 def strata(table: Table) -> np.ndarray:

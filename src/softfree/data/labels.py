@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task, TaskKind
 from softfree_runtime.sources.identity import is_no_label, may_be_no_label, plain_text, same_labels
 
-LABEL_OPTIONS = ("label", "labels", "positive", "task", "classes_in_order", "variables", "categorical")
+ONE_TARGET = ("label", "labels", "positive", "task", "classes_in_order")
+"""Options that say what a single target is."""
+LABEL_OPTIONS = (*ONE_TARGET, "variables", "categorical", "targets")
 """Options that say what a table's labels and variables are; arguments of :func:`softfree.data.table.read_table`."""
 _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
@@ -43,6 +45,20 @@ def check_label_options(
     for name, value in (("labels", labels), ("positive", positive)):
         if value is not None:
             raise UserError(f"--task {task} takes its target from one column, --label; leave out --{name}")
+
+
+def refuse_with_targets(values: Mapping[str, Any]) -> None:
+    """Refuse :data:`ONE_TARGET` beside ``targets``.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for name, default in {**dict.fromkeys(ONE_TARGET), "label": "label"}.items():
+        if values[name] != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} says what one target is, and --targets names a file with several; leave out {flag}"
+            )
 
 
 def tidy_labels(table: TableFile, label: str, classes: Sequence[str] | None) -> tuple[TableFile, pd.Series]:

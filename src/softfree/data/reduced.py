@@ -68,6 +68,15 @@ class Reduced:
         columns[~self._read] = math.nan
         return columns
 
+    def take(self, positions: np.ndarray) -> Reduced:
+        """Return what came of some of the samples, without thumbnails."""
+        part = Reduced(len(positions), self._preprocessing, np.arange(0), thumbnails=False)
+        part.sizes = self.sizes[positions]
+        part.copies = {new: self.copies[old] for new, old in enumerate(positions.tolist()) if old in self.copies}
+        if self.variables is not None:
+            part.variables, part._read = self.variables[positions], self._read[positions]
+        return part
+
 
 def drawn(count: int, seed: int) -> np.ndarray:
     """Return the sorted numbers of the samples whose small copies are kept."""

@@ -8,6 +8,7 @@ from hashlib import blake2b
 import numpy as np
 
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.targets import single_targets
 from softfree_runtime.core.task import Task
 
 _SMALLEST = 1e-9  # below, a fraction is rounding error, as in 1 - 0.8 - 0.2
@@ -31,7 +32,7 @@ def split_patients(
 
     Args:
         task: The task.
-        targets: ``(n,)`` or ``(n, K)``, see :class:`Task`.
+        targets: ``(n,)`` or ``(n, K)``, see :class:`Task`; of several targets each has its classes in every split.
         patients: ``(n,)`` numbers of the patients, from 0 without gaps.
         keys: ``(n,)`` names of the patients, equal for all rows of a patient.
         fractions: Fraction of the patients for each split, summing to 1.
@@ -58,19 +59,22 @@ def split_patients(
         previous = np.array([names.index(known[row]) if known[row] else -1 for row in first])
         fixed = previous >= 0
         assigned = np.where(fixed, previous, assigned)
-    has_class = _patients_by_class(task, targets, patients, len(first))  # (P, M)
-    _balance(has_class, assigned, uniform, shares, fixed)
-    _refuse_rare_classes(task, has_class, assigned, len(names))
+    by_target = [
+        (one, _patients_by_class(one, own, patients, len(first))) for _, one, own in single_targets(task, targets)
+    ]
+    _balance(np.hstack([has_class for _, has_class in by_target]), assigned, uniform, shares, fixed)  # (P, M)
+    for one, has_class in by_target:
+        _refuse_rare_classes(one, has_class, assigned, len(names))
     return np.array(names, dtype=object)[assigned][patients]
 
 
 def _patients_by_class(task: Task, targets: np.ndarray, patients: np.ndarray, count: int) -> np.ndarray:
     """Return whether each patient has rows of each class, ``(P, M)``; findings count as present and as absent.
 
-    Numbers count as one class that all have.
+    Numbers count as one class that all have whose number is known.
     """
     if task.numeric:
-        marks = np.ones((len(targets), 1), bool)  # each split has patients; how their numbers are spread is random
+        marks = ~np.isnan(targets[:, None])  # each split has patients; how their numbers are spread is random
     elif task.exclusive:
         marks = targets[:, None] == np.arange(len(task.classes))
     else:

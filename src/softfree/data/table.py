@@ -12,11 +12,20 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.options import Target
-from softfree.data.labels import check_label_options, read_classes, read_findings, read_numbers, tidy_labels
+from softfree.data.labels import (
+    check_label_options,
+    read_classes,
+    read_findings,
+    read_numbers,
+    refuse_with_targets,
+    tidy_labels,
+)
 from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
+from softfree.data.targets import TargetSpec, read_target_columns, read_targets, tidy_targets
 from softfree.data.variables import check_variables
 from softfree_runtime.core.errors import UserError, listed, shortened
+from softfree_runtime.core.targets import single_targets
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources.cases import CASE, TIME, VIEW
 from softfree_runtime.sources.folder_names import split_named
@@ -117,6 +126,7 @@ def read_table(
     variables: Sequence[str] | None = None,
     categorical: Sequence[str] | None = None,
     as_text: Sequence[str] = (),
+    targets: Path | Sequence[TargetSpec] | None = None,
     image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
@@ -141,6 +151,7 @@ def read_table(
         variables: Columns with clinical variables; see :mod:`softfree.data.variables`.
         categorical: Those of them whose numbers are categories.
         as_text: Other columns whose cells are kept as they are written, if the table has them.
+        targets: Several targets instead: a file, or its content.
         image_root: Folder that relative paths start from and that contains all files; default: the table's folder.
         classes: Classes of a trained model, to which the labels must belong.
         seed: Seed of the split, if the table has none.
@@ -156,12 +167,23 @@ def read_table(
     path = Path(path)
     check_label_options(labels=labels, positive=positive, task=task, order=classes_in_order)
     wanted = [label] if labels is None else list(labels)
+    specs: Sequence[TargetSpec] = ()
+    if targets is not None:
+        own = {"label": label, "labels": labels, "positive": positive, "task": task}
+        refuse_with_targets(own | {"classes_in_order": classes_in_order})
+        specs = read_targets(targets) if isinstance(targets, Path) else targets
+        wanted = list(dict.fromkeys(name for spec in specs for name in spec.columns))
     source = read_table_file(
         path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted, *(variables or as_text)}
     )
-    _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
+    in_file = f"correct it in {targets}" if isinstance(targets, Path) else "the run has targets in these columns"
+    _check_columns(
+        path, list(source.frame.columns), wanted, many=labels is not None, fix=None if targets is None else in_file
+    )
     words = pd.Series(dtype="string")
-    if labels is None:
+    if specs:
+        source = tidy_targets(path, source, specs)
+    elif labels is None:
         notes_before = source.notes
         source, words = tidy_labels(source, label, None if task == "regression" else classes)
         if task == "regression":  # the notes are about classes
@@ -169,13 +191,16 @@ def read_table(
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
     notes_on_variables = check_variables(path, rows, variables or (), categorical or (), wanted)
-    if task == "regression":
-        read, targets = read_numbers(path, rows, label, classes)
+    read: Task
+    if specs:
+        read, values = read_target_columns(path, rows, specs)
+    elif task == "regression":
+        read, values = read_numbers(path, rows, label, classes)
     elif labels is None:
         ordered = task == "ordinal"
-        read, targets = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
+        read, values = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
     else:
-        read, targets = read_findings(path, rows, labels, classes)
+        read, values = read_findings(path, rows, labels, classes)
     folder = base_folder(path, image_root)
     paths = rows.frame["path"].fillna("")
     frame = rows.frame.assign(
@@ -193,8 +218,9 @@ def read_table(
     elif "split" not in frame:
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         before = None if known is None else known.splits_of(keys)
-        frame["split"] = split_patients(read, targets, frame["patient"].to_numpy(), keys, fractions, seed, before)
-        split_made = _split_in_words(frame, fractions, seed, stratified=not read.numeric)
+        frame["split"] = split_patients(read, values, frame["patient"].to_numpy(), keys, fractions, seed, before)
+        stratified = not all(task.numeric for _, task, _ in single_targets(read, values))
+        split_made = _split_in_words(frame, fractions, seed, stratified=stratified)
         if known is not None and before is not None:
             new = len({key for key, split in zip(keys, before, strict=True) if not split})
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
@@ -207,7 +233,7 @@ def read_table(
         *([] if split_made is None else _note_unused_split(rows.frame, wanted)),
     ]
     table = Table(
-        frame.reset_index(drop=True), read, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
+        frame.reset_index(drop=True), read, values, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )
     return table if known is None or not known.whole else _known_rows(table)
 
@@ -247,13 +273,13 @@ def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame.groupby("patient")["split"].transform("nunique") > 1]
 
 
-def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: bool) -> None:
+def _check_columns(path: Path, columns: list[str], wanted: list[str], *, many: bool, fix: str | None = None) -> None:
     if "path" not in columns:
         raise no_column(path, "path", columns, "expected one with the image files, relative to the table")
     for name in wanted:
         if name not in columns:
-            fix = "name others with --labels" if many else "name the one with the classes with --label"
-            raise no_column(path, name, columns, fix)
+            own = "name others with --labels" if many else "name the one with the classes with --label"
+            raise no_column(path, name, columns, fix or own)
     taken = {name: _PLAIN.sub("", name.casefold()) for name in columns}
     alike = [name for name in columns if taken[name] in _PATIENT_LIKE]
     if "patient_id" not in columns and alike:

@@ -16,6 +16,7 @@ from softfree.deployment.loss import Loss
 from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.outputs import Answers
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
@@ -43,7 +44,14 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         sets=run.calibration.sets,
         scale=run.calibration.scale,
         unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,
+        targets={name: _answers(part) for name, part in run.parts.items()},
     )
+
+
+def _answers(part: Run) -> Answers:
+    """Collect what turns the outputs of one of several targets into columns."""
+    calibration = part.calibration
+    return Answers(part.task, calibration.temperature, calibration.thresholds, calibration.sets, calibration.scale)
 
 
 def with_loss(about: Metadata, loss: Loss, distance_shift: float | None = None) -> Metadata:

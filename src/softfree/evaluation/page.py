@@ -14,7 +14,16 @@ from softfree.evaluation.plots.style import svg
 from softfree.evaluation.report import environment
 from softfree_runtime.core.files import write_atomically
 
-Cell = str | tuple[str, str]
+
+class Link(NamedTuple):
+    """A text that leads to another page, with a smaller one below it."""
+
+    text: str
+    href: str
+    below: str
+
+
+Cell = str | tuple[str, str] | Link
 """A text, or a text with a smaller one below it."""
 
 

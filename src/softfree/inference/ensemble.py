@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from softfree.core.options import Precision, StreamOptions
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.streaming.image_rows import Rows
+
+Scalar = float | np.ndarray
+"""A number for all outputs, or one for each (K,)."""
 
 
 class Ensemble(nn.Module):
@@ -19,13 +23,13 @@ class Ensemble(nn.Module):
 
     Args:
         members: Classifiers of the same inputs and classes.
-        temperatures: Their temperatures, chosen on the samples that each was not trained on.
+        temperatures: Their temperatures, chosen on the samples that each was not trained on; of several targets (K,).
         shifts: Of a regression, what the outputs of each member lie above the ensemble's, because of the means that
             their targets were standardized by; default: 0.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], temperatures: Sequence[float], shifts: Sequence[float] | None = None
+        self, members: Sequence[nn.Module], temperatures: Sequence[Scalar], shifts: Sequence[Scalar] | None = None
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
@@ -84,10 +88,19 @@ def adaptive_forward(
     return kind(model, options, precision, progress=progress, watched=watched)  # type: ignore[arg-type]
 
 
-def calibrated(logits: Sequence[Tensor], temperatures: Sequence[float], shifts: Sequence[float]) -> list[Tensor]:
+def calibrated(logits: Sequence[Tensor], temperatures: Sequence[Scalar], shifts: Sequence[Scalar]) -> list[Tensor]:
     """Divide the logits of each member by its temperature and add its shift, in float32 or wider."""
     divided = (
-        values.to(torch.promote_types(values.dtype, torch.float32)) / temperature
+        values.to(torch.promote_types(values.dtype, torch.float32)) / _on(values, temperature)
         for values, temperature in zip(logits, temperatures, strict=True)
     )
-    return [values + shift if shift else values for values, shift in zip(divided, shifts, strict=True)]
+    return [
+        values + _on(values, shift) if np.any(shift) else values for values, shift in zip(divided, shifts, strict=True)
+    ]
+
+
+def _on(values: Tensor, factor: Scalar) -> float | Tensor:
+    """Return a number as it is, and one for each output as a tensor like ``values``."""
+    if isinstance(factor, float):
+        return factor
+    return torch.as_tensor(factor, dtype=torch.promote_types(values.dtype, torch.float32), device=values.device)

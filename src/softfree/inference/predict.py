@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from softfree.inference.unusual import Distances
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, probabilities
+from softfree_runtime.core.targets import Targets
 from softfree_runtime.core.task import Task
 from softfree_runtime.preprocessing.case import case_ids, missing_variables, note_unknown, variables_of
 from softfree_runtime.sources import inputs as runtime_inputs
@@ -60,10 +61,36 @@ def predict(
     for index, error in logits.failed.items():
         rows.loc[index, ["status", "reason"]] = [error.status, printable(str(error))]
     if logits.members is not None:
-        unit = 1 / run.calibration.temperature if run.task.numeric else 1.0
-        rows["disagreement"] = disagreement(logits.members, run.task) * unit
-    tables = [rows, outputs(logits.values, run.task, run.calibration)]
+        rows = pd.concat([rows, disagreements(logits.members, run)], axis=1)
+    tables = [rows, answers(logits.values, run)]
     return pd.concat(tables if distances is None else [*tables, distances.columns(logits.failed)], axis=1)
+
+
+def answers(logits: np.ndarray, run: Run) -> pd.DataFrame:
+    """Return the columns of :func:`outputs`; of several targets those of each, as ``<target>.<column>``."""
+    if not run.parts:
+        return outputs(logits, run.task, run.calibration)
+    return prefixed({name: outputs(own, run.parts[name].task, run.parts[name].calibration)
+                     for name, own in by_target(logits, run).items()})  # fmt: skip
+
+
+def disagreements(members: np.ndarray, run: Run) -> pd.DataFrame:
+    """Return the column of :func:`disagreement`, in the unit of the target; of several targets one for each."""
+    if not run.parts:
+        unit = 1 / run.calibration.temperature if run.task.numeric else 1.0
+        return pd.DataFrame({"disagreement": disagreement(members, run.task) * unit})
+    return prefixed({name: disagreements(own, run.parts[name]) for name, own in by_target(members, run).items()})
+
+
+def by_target(outputs: np.ndarray, run: Run) -> dict[str, np.ndarray]:
+    """Return the outputs ``(..., K)`` of each of several targets."""
+    assert isinstance(run.task, Targets)
+    return {name: outputs[..., own] for name, own in run.task.output_slices().items()}
+
+
+def prefixed(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Join the columns of several targets as ``<target>.<column>``."""
+    return pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1)
 
 
 def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
@@ -79,7 +106,7 @@ def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
     if task.numeric:
         return np.asarray(members.std(axis=1)[:, 0])
     flat = probabilities(members.reshape(-1, members.shape[2]), task)
-    return flat.reshape(members.shape).std(axis=1).max(axis=1)
+    return flat.reshape(*members.shape[:2], -1).std(axis=1).max(axis=1)
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:

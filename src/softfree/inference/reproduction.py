@@ -10,6 +10,7 @@ import torch
 from softfree.data.dataset import SampleDataset
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
+from softfree.inference.predict import by_target
 from softfree.inference.run import Run
 from softfree.inference.run_directory import COPY_AGAIN
 from softfree_runtime.core.errors import UserError
@@ -21,6 +22,8 @@ def record_phantoms(run: Run) -> None:
     logits = phantom_logits(run)
     if logits is not None:
         run.directory.write_phantoms(recorded(logits))
+        for name, own in by_target(logits, run).items() if run.parts else ():
+            run.parts[name].directory.write_phantoms(recorded(own))
 
 
 def reproduce(folder: str | Path) -> dict[str, Reproduction]:

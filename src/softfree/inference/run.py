@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from softfree.inference.run_directory import COPY_AGAIN, Calibration, RunDirectory
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.task import Task, check_task
+from softfree_runtime.core.targets import Targets, check_tasks
+from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, mismatch, shown
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
     from softfree.core.options import Precision, StreamOptions
     from softfree.data.modalities.base import Preprocessing
     from softfree.data.modalities.image import ImagePreprocessing
     from softfree.inference.unusual import TrainingDistribution
+
+
+PART_OF = "part_of"
+"""Entry in the configuration of one of several targets: the folder of the whole run, and the SHA-256 of its weights."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Run:
         """
         directory = RunDirectory(folder)
         config = directory.read_config()
-        if not directory.weights.is_file() and "members" not in config:
+        if not directory.weights.is_file() and not {"members", PART_OF} & config.keys():
             raise UserError(
                 f"{folder} has no {directory.weights.name}: training did not finish; resume it with: softfree train"
                 f" --resume {folder}"
@@ -65,7 +70,17 @@ class Run:
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return Task(self.config["task"]["kind"], tuple(self.config["task"]["classes"]))
+        return check_tasks(self.directory.config, self.config["task"])
+
+    @cached_property
+    def parts(self) -> dict[str, Run]:
+        """A run for each of several targets, whose model has the outputs of that target; none for a single task.
+
+        Raises:
+            UserError: The folder of a target is missing or damaged.
+        """
+        names = self.task.classes if isinstance(self.task, Targets) else ()
+        return {name: Run.load(self.directory.target(name)) for name in names}
 
     @property
     def model_name(self) -> str:
@@ -127,16 +142,34 @@ class Run:
             folder = self.folder / member["folder"]
             if "temperature" not in member:
                 raise UserError(f"{self.directory.config}: a member has no temperature; make the study again")
-            if not RunDirectory(folder).weights.is_file():
+            if not (RunDirectory(folder).weights.is_file() or RunDirectory(folder).is_target()):
                 raise UserError(f"{self.folder} is an ensemble, but its member {folder} is missing; {COPY_AGAIN}")
             run = Run.load(folder)
-            if run.directory.weights_digest() != member["sha256"]:
+            if run.weights_digest() != member["sha256"]:
                 raise UserError(f"{folder} is not the member that {self.folder} was made of (its weights differ)")
             for section in ("task", "preprocessing"):
                 if run.config[section] != self.config[section]:
                     raise UserError(f"{folder} has another {section} than {self.folder}, whose member it is")
             runs.append(replace(run, calibration=replace(run.calibration, temperature=member["temperature"])))
         return tuple(runs)
+
+    @cached_property
+    def whole(self) -> Run | None:
+        """The run of several targets that this is one of; None for other runs.
+
+        Raises:
+            UserError: It is missing, or has other weights.
+        """
+        if (part_of := self.config.get(PART_OF)) is None:
+            return None
+        run = Run.load(self.folder / part_of["folder"])
+        if run.directory.weights_digest() != part_of["sha256"]:
+            raise UserError(f"{self.folder} is not a target of {run.folder} (its weights differ); {COPY_AGAIN}")
+        return run
+
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights."""
+        return (self.whole or self).directory.weights_digest()
 
     @cached_property
     def distributions(self) -> tuple[TrainingDistribution, ...]:
@@ -149,10 +182,11 @@ class Run:
 
         distributions = []
         for run in self.members or (self,):
-            path = run.directory.distribution
+            directory = (run.whole or run).directory
+            path = directory.distribution
             if not path.is_file():
                 return ()  # an earlier version, or a model without tokens
-            if not run.directory.is_unchanged(path):
+            if not directory.is_unchanged(path):
                 raise UserError(f"{path} is not the file that training wrote (its SHA-256 differs); {COPY_AGAIN}")
             distributions.append(TrainingDistribution.read(path))
         return tuple(distributions)
@@ -163,26 +197,28 @@ class Run:
         if self.members:
             from softfree.inference.ensemble import Ensemble
 
-            temperatures = [member.calibration.temperature / self.calibration.temperature for member in self.members]
-            return Ensemble([member.model for member in self.members], temperatures, self._shifts()).eval()
+            return Ensemble([member.model for member in self.members], *self._scales()).eval()
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         from softfree.models.registry import build_model
 
-        directory = self.directory
+        directory = (self.whole or self).directory
         path = directory.weights
         if not directory.is_unchanged(path):
             raise UserError(f"{path} is not the file that training wrote (its SHA-256 differs); {COPY_AGAIN}")
         try:
             model = build_model(self.config)
         except UserError as error:
-            raise UserError(f"{directory.config}: model: {error}") from None
+            raise UserError(f"{self.directory.config}: model: {error}") from None
         except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-            raise UserError(f"{directory.config}: model cannot be built ({reason}); {COPY_AGAIN}") from None
+            raise UserError(f"{self.directory.config}: model cannot be built ({reason}); {COPY_AGAIN}") from None
         try:
-            model.load_state_dict(load_file(path))
+            weights = load_file(path)
+            if self.whole is not None and isinstance(self.whole.task, Targets):
+                weights = rows_of_head(weights, self.whole.task.output_slices()[self.folder.name])
+            model.load_state_dict(weights)
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
@@ -190,12 +226,31 @@ class Run:
             ) from None
         return model.eval()
 
-    def _shifts(self) -> list[float] | None:
-        """Return how far the offset of each member of a regression is above the ensemble's, in its outputs."""
-        if (scale := self.calibration.scale) is None:
-            return None
-        own = [member.calibration.scale for member in self.members]
-        return [(member.offset - scale.offset) * self.calibration.temperature for member in own if member is not None]
+    def _scales(self) -> tuple[list[Any], list[Any] | None]:
+        """Return temperature and shift of each member of an ensemble, relative to its own; of several targets arrays.
+
+        The shift is how far the offset of a member of a regression is above the ensemble's, in its outputs.
+        """
+        if self.parts:
+            return self._scales_of_targets()
+        own = self.calibration
+        temperatures = [member.calibration.temperature / own.temperature for member in self.members]
+        if own.scale is None:
+            return temperatures, None
+        offsets = [member.calibration.scale.offset for member in self.members if member.calibration.scale is not None]
+        return temperatures, [(offset - own.scale.offset) * own.temperature for offset in offsets]
+
+    def _scales_of_targets(self) -> tuple[list[Any], list[Any]]:
+        """Join temperatures and shifts (K,) of each member over the outputs of all targets."""
+        import numpy as np
+
+        temperatures, shifts = [], []
+        for part in self.parts.values():
+            own, moved = part._scales()
+            count = len(part.task.outputs)
+            temperatures.append(np.repeat(np.array(own)[:, None], count, axis=1))  # (M, K of the target)
+            shifts.append(np.repeat(np.array(moved or [0.0] * len(own))[:, None], count, axis=1))
+        return list(np.hstack(temperatures)), list(np.hstack(shifts))
 
     def predict(
         self,
@@ -244,6 +299,11 @@ class Run:
         return replace(self, calibration=calibration)
 
 
+def rows_of_head(weights: dict[str, Tensor], outputs: slice) -> dict[str, Tensor]:
+    """Return the weights of a model with only some outputs of its last layer."""
+    return {name: value[outputs] if name.startswith("head.") else value for name, value in weights.items()}
+
+
 def check_config(path: Path, config: dict[str, Any]) -> None:
     """Validate a configuration, and fill in missing options.
 
@@ -253,7 +313,7 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     from softfree.core.options import TrainOptions
     from softfree.data.modalities.registry import KINDS, MODALITIES
 
-    task = check_task(path, config["task"])
+    task = check_tasks(path, config["task"])
     preprocessing = config["preprocessing"]
     kind = preprocessing.get("kind", "image") if isinstance(preprocessing, dict) else None
     if kind not in KINDS:
@@ -263,8 +323,9 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
     model = config["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{path}: model.name is missing; expected a name of softfree models")
-    outputs, each = len(task.outputs), "cuts between ordered classes" if task.ordered else "classes"
+    outputs = len(task.outputs)
     if model.get("num_classes") != outputs:
+        each = "outputs" if isinstance(task, Targets) else "cuts between ordered classes" if task.ordered else "classes"
         raise UserError(f"{path}: model.num_classes is {shown(model.get('num_classes'))} for {outputs} {each}")
     _check_model(path, model)
     for name, value in _sample_arguments(path, config).items():

@@ -69,6 +69,7 @@ class RunDirectory:
         checkpoints/           the state of training, for --resume
         test/                  of a study: metrics and report of its ensemble on the fixed test rows, if there are any
 
+    A run of several targets has ``targets/NAME/``, a run directory for each of them without weights of its own.
     A study has ``suspects.csv``, labels that are probably wrong.
     ``near_duplicates.csv`` has pairs of nearly identical images of different splits or folds, if there are any.
     ``softfree report`` adds ``documents/``, the model card and the sheets for a publication.
@@ -100,6 +101,14 @@ class RunDirectory:
         self.documents = self.root / "documents"
         self.suspects = self.root / "suspects.csv"
         self.near_duplicates = self.root / "near_duplicates.csv"
+
+    def target(self, name: str) -> Path:
+        """Return the run directory of one of several targets."""
+        return self.root / "targets" / name
+
+    def is_target(self) -> bool:
+        """Whether this is the run directory of one of several targets, whose weights are in the whole run's."""
+        return self.config.is_file() and self.root.parent.name == "targets" and not self.weights.is_file()
 
     def is_run(self) -> bool:
         """Whether the folder has a configuration, which a run writes at its start."""
@@ -280,6 +289,13 @@ class RunDirectory:
             except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
                 continue
         return pd.concat(sessions).groupby("epoch", as_index=False).last() if sessions else None
+
+    def write_history(self, history: pd.DataFrame) -> None:
+        """Write the curves of a training, one row for each epoch."""
+        path = self.logs / "csv" / "version_0" / "metrics.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            history.to_csv(temporary, index=False)
 
     def _read_digests(self) -> dict[str, Any]:
         return _read_json(self.digests) if self.digests.is_file() else {}

@@ -28,6 +28,7 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.reduced import MAX_ROWS, Reduced
 from softfree.data.table import Table
+from softfree.inference.predict import prefixed
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
 
@@ -202,6 +203,27 @@ class BaselinePredictions:
             for k, class_name in enumerate(self._task.classes)
         }
         return pd.DataFrame(columns, index=range(len(self._copies)))
+
+
+class BaselinesOfTargets:
+    """Predictions of the baselines of several targets; see :class:`BaselinePredictions`.
+
+    Args:
+        targets: Those of each target, by name.
+    """
+
+    def __init__(self, targets: Mapping[str, BaselinePredictions]) -> None:
+        self._targets = targets
+        self.reduced = next(iter(targets.values())).reduced
+
+    def __call__(self, index: int, sample: torch.Tensor, size: tuple[int, ...]) -> None:
+        """Predict one sample."""
+        for predictions in self._targets.values():
+            predictions(index, sample, size)
+
+    def columns(self) -> pd.DataFrame:
+        """Return the columns of each target as ``<target>.<column>``."""
+        return prefixed({name: predictions.columns() for name, predictions in self._targets.items()})
 
 
 def column_of(baseline: str, class_name: str) -> str:

@@ -79,15 +79,7 @@ class Evaluation:
 
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     """Evaluate a run on one split of its own table or another one, and write the results."""
-    if options.table is not None and options.out is None:
-        raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
-    refuse_identifiers(options)
-    if options.prevalence is not None:
-        refuse_numbers(run.task, "--prevalence")
-        check_prevalence(run.task, options.prevalence)
-    for name in ("maps", "show_images"):
-        if getattr(options, name):
-            refuse_numbers(run.task, f"--{name.replace('_', '-')}")
+    check_evaluation(run, options)
     table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
     left_out = 0
     if not options.include_training:
@@ -109,6 +101,23 @@ def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
         write_predictions(RunDirectory(options.out).predictions, frame, run)
     comparison = _compare_with(run, frame, rows, options) if options.compare_with else None
     return write_results(run, table, frame, options, comparison=comparison, left_out=left_out)
+
+
+def check_evaluation(run: Run, options: EvaluateOptions) -> None:
+    """Refuse options that do not fit a run.
+
+    Raises:
+        UserError: Another table without a folder, columns that may identify people, or what the task does not have.
+    """
+    if options.table is not None and options.out is None:
+        raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
+    refuse_identifiers(options)
+    if options.prevalence is not None:
+        refuse_numbers(run.task, "--prevalence")
+        check_prevalence(run.task, options.prevalence)
+    for name in ("maps", "show_images"):
+        if getattr(options, name):
+            refuse_numbers(run.task, f"--{name.replace('_', '-')}")
 
 
 def _default_split(run: Run, table: Table) -> Split:

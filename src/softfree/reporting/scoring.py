@@ -14,21 +14,23 @@ from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
 from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
+from softfree.data.targets import specs_of
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
 from softfree.evaluation.conformal import fit_half_width, fit_sets
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.values import Values
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
-from softfree.inference.predict import outputs
+from softfree.inference.predict import by_target, outputs, prefixed
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
 from softfree.inference.unusual import Distances, TokenMeans, is_unusual
-from softfree.reporting.baselines import IMAGES, BaselinePredictions, column_of
+from softfree.reporting.baselines import IMAGES, BaselinePredictions, BaselinesOfTargets, column_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities, values_of
 from softfree_runtime.core.scale import Scale
+from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.core.task import Task
 from softfree_runtime.preprocessing.case import variables_of
 from softfree_runtime.sources.sample_source import Case
@@ -122,13 +124,19 @@ def _read(
     all_test = {"val_fraction": 0.0, "test_fraction": 1.0}
     split: dict[str, Any] = {"known": run.directory.drawn_split()} if own else all_test
     variables = variables_of(run.preprocessing)
+    if specs := specs_of(run.config):
+        columns: dict[str, Any] = {"targets": specs}
+    else:
+        columns = {
+            "label": label or options["label"],
+            "labels": labels,
+            "positive": None if labels else options["positive"],
+            "task": "ordinal" if run.task.ordered else "regression" if run.task.numeric else None,
+            "classes": run.task.classes,
+        }
     table = read_table(
         path,
-        label=label or options["label"],
-        labels=labels,
-        positive=None if labels else options["positive"],
-        task="ordinal" if run.task.ordered else "regression" if run.task.numeric else None,
-        classes=run.task.classes,
+        **columns,
         as_text=variables,
         image_root=image_root,
         seed=options["seed"],
@@ -156,7 +164,7 @@ def predict_rows(
     run: Run,
     table: Table,
     options: InferenceOptions | None = None,
-    baselines: BaselinePredictions | None = None,
+    baselines: BaselinePredictions | BaselinesOfTargets | None = None,
     token_means: TokenMeans | None = None,
 ) -> pd.DataFrame:
     """Logits for all rows of ``table`` as in ``predictions.csv``: rows and patients by number, nothing by name.
@@ -177,12 +185,7 @@ def predict_rows(
     # Without the names of files, which may be patients' names.
     errors = logits.partial | logits.failed
     frame["reason"] = [errors[i].reason if i in errors else "" for i in range(len(frame))]
-    targets = np.asarray(table.targets)
-    if targets.ndim == 1:
-        frame["target"] = targets
-    else:
-        frame[[f"target_{name}" for name in run.task.classes]] = targets
-    frame[logit_columns(run.task)] = logits.values
+    frame = pd.concat([frame, truth_and_logits(run.task, np.asarray(table.targets), logits.values)], axis=1)
     if baselines is not None:
         frame = pd.concat([frame, baselines.columns()], axis=1)
         if variables_of(run.preprocessing):
@@ -199,6 +202,13 @@ def _without_variables(run: Run, table: Table, options: InferenceOptions | None)
     logits = infer(
         run.model, dataset, len(run.task.outputs), options, description="Predicting without clinical variables"
     ).values
+    if run.parts:
+        return prefixed({name: _as_images_alone(own, run.parts[name]) for name, own in by_target(logits, run).items()})
+    return _as_images_alone(logits, run)
+
+
+def _as_images_alone(logits: np.ndarray, run: Run) -> pd.DataFrame:
+    """Return the columns of a baseline that follow from logits (n, K) of one target."""
     if run.task.numeric and run.calibration.scale is not None:
         found = values_of(logits, run.calibration.temperature, run.calibration.scale)
     elif run.task.numeric:
@@ -207,6 +217,26 @@ def _without_variables(run: Run, table: Table, options: InferenceOptions | None)
     else:
         found = probabilities(logits, run.task)
     return pd.DataFrame(found, columns=[column_of(IMAGES, name) for name in run.task.classes])
+
+
+def truth_and_logits(task: Task, targets: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
+    """Return the columns of ``predictions.csv`` with truths and outputs; of several targets as ``<target>.<column>``.
+
+    Args:
+        task: What is predicted.
+        targets: As the task says.
+        logits: (n, K).
+    """
+    if isinstance(task, Targets):
+        own = task.output_slices()
+        return prefixed({name: truth_and_logits(one, truth, logits[:, own[name]])
+                         for name, one, truth in single_targets(task, targets)})  # fmt: skip
+    truths = (
+        {"target": targets}
+        if targets.ndim == 1
+        else dict(zip((f"target_{name}" for name in task.classes), targets.T, strict=True))
+    )
+    return pd.DataFrame(truths | dict(zip(logit_columns(task), logits.T, strict=True)))
 
 
 def logit_columns(task: Task) -> list[str]:

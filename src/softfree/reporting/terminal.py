@@ -27,25 +27,35 @@ from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import BaselineComparison
 from softfree.reporting.evaluate import Evaluation
 from softfree.reporting.run_comparison import RunComparison
+from softfree.reporting.targets import TargetEvaluations
 
 _MAX_ERRORS = 10
 console = Console(markup=False)  # names of classes and folders may contain brackets
 
 
-def print_training(run: Run, evaluation: Evaluation | None) -> None:
+def print_training(run: Run, evaluation: Evaluation | TargetEvaluations | None) -> None:
     """Print the metrics of a finished run and the next steps.
 
     Args:
         run: The run.
         evaluation: Its evaluation; None if training had already finished.
     """
-    if evaluation is not None:
-        _print_split(evaluation, f"{evaluation.split} split")
+    for name, one in _by_target(evaluation).items():
+        _print_split(one, f"{name}{one.split} split")
     console.print(f"Report: {run.directory.report}", highlight=False, soft_wrap=True)
     console.print(f"Predict: softfree predict {run.folder} FILES", highlight=False)
 
 
-def print_study(run: Run, evaluation: Evaluation, test: Evaluation | None) -> None:
+def _by_target(evaluation: Evaluation | TargetEvaluations | None) -> dict[str, Evaluation]:
+    """Return the evaluation of each target, by the first words of its title; one of a single target has none."""
+    if isinstance(evaluation, TargetEvaluations):
+        return {f"{name}, ": one for name, one in evaluation.targets.items()}
+    return {} if evaluation is None else {"": evaluation}
+
+
+def print_study(
+    run: Run, evaluation: Evaluation | TargetEvaluations, test: Evaluation | TargetEvaluations | None
+) -> None:
     """Print the metrics of a study and the next steps.
 
     Args:
@@ -53,9 +63,11 @@ def print_study(run: Run, evaluation: Evaluation, test: Evaluation | None) -> No
         evaluation: Its cross-validation.
         test: The ensemble on the fixed test rows, if there are any.
     """
-    _print_split(evaluation, "cross-validation")
+    for name, one in _by_target(evaluation).items():
+        _print_split(one, f"{name}cross-validation")
+    for name, one in _by_target(test).items():
+        _print_split(one, f"{name}fixed test rows, ensemble")
     if test is not None:
-        _print_split(test, "fixed test rows, ensemble")
         console.print(f"Report of the test rows: {test.report}", highlight=False, soft_wrap=True)
     console.print(f"Report: {evaluation.report}", highlight=False, soft_wrap=True)
     console.print(f"Predict with the ensemble: softfree predict {run.folder} FILES", highlight=False)
@@ -69,9 +81,16 @@ def _print_split(evaluation: Evaluation, what: str) -> None:
     _print_coverage(evaluation)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print metrics, comparison and unreadable images."""
-    console.print(_metrics_table(evaluation.metrics, f"{len(evaluation.scores)} samples"))
+def print_evaluation(evaluation: Evaluation | TargetEvaluations) -> None:
+    """Print metrics, comparison and unreadable images, of each target."""
+    for name, one in _by_target(evaluation).items():
+        _print_evaluation(one, name)
+    if isinstance(evaluation, TargetEvaluations):
+        console.print(f"Report: {evaluation.report}", highlight=False)
+
+
+def _print_evaluation(evaluation: Evaluation, name: str) -> None:
+    console.print(_metrics_table(evaluation.metrics, f"{name}{len(evaluation.scores)} samples"))
     _print_baselines(evaluation.baselines)
     _print_coverage(evaluation)
     if evaluation.left_out:
@@ -89,8 +108,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(f"Report: {evaluation.report}", highlight=False, soft_wrap=True)
 
 
-def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
+def evaluation_to_dict(evaluation: Evaluation | TargetEvaluations) -> dict[str, Any]:
     """Return what :func:`print_evaluation` prints, for JSON."""
+    if isinstance(evaluation, TargetEvaluations):
+        by_target = {name: evaluation_to_dict(one) for name, one in evaluation.targets.items()}
+        return {"targets": by_target, "report": str(evaluation.report)}
     return {
         "n": len(evaluation.scores),
         "left_out_as_seen": evaluation.left_out,

@@ -134,7 +134,7 @@ def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOpti
     """
     from softfree.inference.run import Run
 
-    run = Run.load(folder)
+    run, options = run_to_explain(Run.load(folder), options)
     explained = explain(run, inputs, options, progress=options.progress and not as_json)
     if as_json:
         print(json.dumps([result.to_dict(run) for result in explained], indent=2, allow_nan=False))
@@ -161,6 +161,7 @@ def _print_agreement(pairs: list[tuple[Map, ...]]) -> None:
 
 def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: bool = False) -> list[Explained]:
     """Explain files, folders and tables; see :func:`explain_to_files`."""
+    run, options = run_to_explain(run, options)
     if not 0 <= options.quantile < 1:
         raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
     refuse_numbers(run.task, "softfree explain")
@@ -181,6 +182,23 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         _explain_one(run, opener, adaptive, name, cast(SampleSource, source), frame, options, taken)
         for name, source, frame in tracked(sources, "Explaining", shown=progress)
     ]
+
+
+def run_to_explain(run: Run, options: ExplainOptions) -> tuple[Run, ExplainOptions]:
+    """Return the run of the target that ``options.target`` names, and options with its class alone.
+
+    Raises:
+        UserError: A run of several targets without the name of one.
+    """
+    if not run.parts:
+        return run, options
+    name, _, of_class = (options.target or "").partition(".")
+    if name not in run.parts:
+        if name:
+            raise unknown_name("target", name, run.parts)
+        raise UserError(f"softfree explain works on one target: add --target with one of {', '.join(run.parts)}, or"
+                        " with a class such as TARGET.CLASS")  # fmt: skip
+    return run.parts[name], replace(options, target=of_class or None)
 
 
 def _explain_one(

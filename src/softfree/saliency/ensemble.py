@@ -43,7 +43,7 @@ def explain_run(
         explain_pair(member, sample, forward, method, target=target, **parameters)
         for member, forward in zip(run.members, adaptive.members, strict=True)
     ]
-    temperatures = adaptive.temperatures
+    temperatures = [float(temperature) for temperature in adaptive.temperatures]
     return tuple(mean_map(maps, temperatures) for maps in zip(*by_member, strict=True))
 
 

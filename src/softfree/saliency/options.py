@@ -20,7 +20,7 @@ class ExplainOptions(StreamOptions):
         method: 'integrated' (gradients), 'occlusion', 'split' (exact decomposition of the logit in the last layer),
             'gradient' (times input), 'gradcam', 'rollout' or 'attention'; default: the first two and their agreement,
             or split and gradcam if the sample is streamed.
-        target: Class to explain; default: the predicted one.
+        target: Class to explain; default: the predicted one. Of a run of several targets: TARGET, or TARGET.CLASS.
         layer: Layer for attention, gradient and gradcam, from 0.
         head: Head for attention, from 0; default: the mean over heads.
         at: Position of the token whose attention is shown, as fractions of width, height (and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -20,12 +21,14 @@ from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
 from softfree.data.table import Table
 from softfree.evaluation.subgroups import MAX_GROUPS, SITE
-from softfree.inference.run import Run
+from softfree.inference.run import PART_OF, Run
+from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.documents.write import write_documents
-from softfree.reporting.evaluate import Evaluation, evaluate
+from softfree.reporting.evaluate import Evaluation
 from softfree.reporting.facts import near_duplicates_in_words, table_facts
 from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
+from softfree.reporting.targets import TargetEvaluations, evaluate_run
 from softfree.study.members import member_options, pretrain_options, train_members
 from softfree.study.options import AutoOptions
 from softfree.study.plan import make_plan
@@ -33,10 +36,12 @@ from softfree.study.plan_file import read_audit, read_estimate, read_plan, write
 from softfree.study.pooling import pool_predictions
 from softfree.study.recipe import read_whole_table
 from softfree.study.study_directory import MemberKey, StudyDirectory, member_keys
+from softfree.study.targets import studies_of, write_joined_predictions
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
+from softfree_runtime.core.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class StudyResult:
     """
 
     run: Run
-    evaluation: Evaluation
-    test: Evaluation | None = None
+    evaluation: Evaluation | TargetEvaluations
+    test: Evaluation | TargetEvaluations | None = None
 
 
 def auto(path: Path, options: AutoOptions) -> StudyResult | None:
@@ -117,16 +122,53 @@ def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Fol
 
 
 def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run], table: Table, folds: Folds) -> Run:
-    """Write the study as a run directory whose model is the ensemble of the members."""
-    first = next(iter(members.values()))
+    """Write the study as a run directory whose model is the ensemble of the members, and those of several targets."""
     frame = table.frame.assign(split=np.where(folds.numbers[0] >= 0, "val", "test"))
     table = replace(table, frame=frame, split_made=folds.made)
-    held, inside = table.where("val"), folds.numbers[0] >= 0
-    pooled = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
-    config = _configuration(directory, members, pooled.temperatures, table, folds)
+    plan = directory.plan
+    copies = None
     if (pairs := near_duplicates(members, table, folds)) is not None:
         directory.write_near_duplicates(pairs)
-        config["table"]["copies"] = near_duplicates_in_words(pairs, "fold")
+        copies = near_duplicates_in_words(pairs, "fold")
+    if not isinstance(table.task, Targets):
+        return _write_members(directory, members, table, folds, plan, copies)
+    for name, study in studies_of(members, table, folds).items():
+        _write_members(RunDirectory(directory.target(name)), *study, plan, copies)
+    config = _configuration(directory, members, dict.fromkeys(members, 1.0), table, plan)
+    directory.write_config(config)
+    write_split(directory.split, table)
+    SeenRows.of(table.where("val")).write(directory.seen)
+    directory.write_cost(_cost(members) | {"planned": read_estimate(plan)})
+    write_joined_predictions(directory, table.task.classes)
+    directory.write_digests()
+    return Run.load(directory.root)
+
+
+def _write_members(
+    directory: RunDirectory,
+    members: Mapping[MemberKey, Run],
+    table: Table,
+    folds: Folds,
+    plan: Path,
+    copies: str | None,
+) -> Run:
+    """Write a run directory whose model is the ensemble of members of one target.
+
+    Args:
+        directory: Where.
+        members: The finished runs.
+        table: Its rows, in the splits val and test.
+        folds: Their folds.
+        plan: The plan of the study.
+        copies: A warning of nearly identical images, if there are any.
+    """
+    first = next(iter(members.values()))
+    directory.root.mkdir(parents=True, exist_ok=True)
+    held, inside = table.where("val"), folds.numbers[0] >= 0
+    pooled = pool_predictions(members, held, replace(folds, numbers=folds.numbers[:, inside]))
+    config = _configuration(directory, members, pooled.temperatures, table, plan)
+    if copies is not None:
+        config["table"]["copies"] = copies
     if (scale := pooled.calibration.scale) is not None:
         config["target"] = {"mean": scale.offset, "standard_deviation": 1 / pooled.calibration.temperature}
     directory.write_config(config)
@@ -136,7 +178,7 @@ def _write_ensemble(directory: StudyDirectory, members: Mapping[MemberKey, Run],
     directory.write_calibration(pooled.calibration)
     run = Run.load(directory.root)
     write_predictions(directory.predictions, pooled.frame, run)
-    directory.write_cost(_cost(members) | {"planned": read_estimate(directory.plan)})
+    directory.write_cost(_cost(members) | {"planned": read_estimate(plan)})
     directory.write_digests()
     return run
 
@@ -157,25 +199,25 @@ def near_duplicates(members: Mapping[MemberKey, Run], table: Table, folds: Folds
 
 
 def _configuration(
-    directory: StudyDirectory,
+    directory: RunDirectory,
     members: Mapping[MemberKey, Run],
     temperatures: Mapping[MemberKey, float],
     table: Table,
-    folds: Folds,
+    plan: Path,
 ) -> dict[str, Any]:
     own = {"fold_file": None, "fold": None, "repeat": 1, "out": str(directory.root), "cache": "auto"}
     first = next(iter(members.values()))
-    return first.config | {
+    return {name: value for name, value in first.config.items() if name != PART_OF} | {
         "command": shlex.join(["softfree", *sys.argv[1:]]),
         "members": [
             {
-                "folder": str(run.folder.relative_to(directory.root)),
-                "sha256": run.directory.weights_digest(),
+                "folder": os.path.relpath(run.folder, directory.root),
+                "sha256": run.weights_digest(),
                 "temperature": temperatures[key],
             }
             for key, run in members.items()
         ],
-        "table": table_facts(table) | {"audit": read_audit(directory.plan)},
+        "table": table_facts(table) | {"audit": read_audit(plan)},
         "options": first.config["options"] | own,
     }
 
@@ -199,8 +241,8 @@ def _evaluate(run: Run, options: AutoOptions, table: Table, has_test: bool) -> S
         progress=options.progress,
         subgroups=[] if options.folds_by == SITE else _sites(table),
     )
-    evaluation = evaluate(run, replace(shared, split="val"))
-    test = evaluate(run, replace(shared, split="test")) if has_test else None
+    evaluation = evaluate_run(run, replace(shared, split="val"))
+    test = evaluate_run(run, replace(shared, split="test")) if has_test else None
     write_documents(run, ReportOptions(docx=find_spec("docx") is not None))
     return StudyResult(run, evaluation, test)
 

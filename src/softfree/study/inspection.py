@@ -18,7 +18,9 @@ from softfree.data.audit.probe import kind_of_source
 from softfree.data.folds import Folds
 from softfree.data.samples import image_positions, single_images
 from softfree.data.table import Table
+from softfree.data.targets import tables_of
 from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.core.targets import Targets
 from softfree_runtime.readers import read_image
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.volume import Volume
@@ -106,6 +108,8 @@ def audit_in_words(table: Table, folds: Folds, *, num_workers: int = 0, progress
     Raises:
         UserError: No sample can be read.
     """
+    if isinstance(table.task, Targets):
+        return _audits_in_words(table, folds, num_workers=num_workers, progress=progress)
     positions = image_positions(table)
     table = single_images(table)
     number = len(positions)
@@ -119,6 +123,18 @@ def audit_in_words(table: Table, folds: Folds, *, num_workers: int = 0, progress
         return ["no problem found"]
     totals = f"{counted(found.errors, 'error')}, {counted(found.warnings, 'warning')}; all cases: softfree check"
     return [totals, *(f"{problem.severity}: {problem.message}" for problem in found.problems)]
+
+
+def _audits_in_words(table: Table, folds: Folds, **reading: Any) -> list[str]:
+    """Summarize an audit for each of several targets; what several have in common is said once."""
+    assert isinstance(table.task, Targets)
+    known = table.task.known(table.targets)
+    sentences: dict[str, list[str]] = {}
+    for name, rows in tables_of(table).items():
+        part = replace(folds, numbers=folds.numbers[:, known[name]])
+        for sentence in audit_in_words(rows, part, **reading):
+            sentences.setdefault(sentence, []).append(name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in sentences.items()]
 
 
 def inspect_images(table: Table, *, seed: int = 0, progress: bool = False) -> ImageFacts:
@@ -244,7 +260,10 @@ def listed_counts(table: Table) -> Sequence[str]:
     if CASE in frame:
         counts = np.bincount(image_positions(table))
         words = [f"{len(frame)} cases of {counts.min()} to {counts.max()} images, of {patients} patients"]
-    if task.numeric:
+    if isinstance(task, Targets):
+        words += [f"{name}: {int(known.sum())} known" for name, known in task.known(table.targets).items()]
+        task = replace(task, classes=())
+    elif task.numeric:
         words.append(f"{task.classes[0]}: {table.targets.mean():.4g} ± {table.targets.std():.4g}")
         task = replace(task, classes=())
     for number, name in enumerate(task.classes):

@@ -18,6 +18,7 @@ from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.subsets import check_fractions, nested_folds, training_rows
 from softfree.data.table import Table
+from softfree.data.targets import refuse_targets
 from softfree.evaluation.learning_curve import fit, summarize
 from softfree.inference.run import Run
 from softfree.study.learning_curve_report import LearningCurve, write_pages
@@ -45,6 +46,7 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
     Raises:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
+    refuse_targets(options.targets, "softfree learning-curve")
     if options.task == "regression":
         raise UserError(
             "softfree learning-curve works on classes or findings: it measures AUROCs, which a regression lacks"

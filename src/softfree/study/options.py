@@ -24,6 +24,8 @@ class StudyTableOptions:
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
             or categories; an empty cell is unknown.
         categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
+        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal or
+            regression), column or columns, and weight; instead of the options above.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         num_workers: Number of processes that read images.
         progress: Show progress bars.
@@ -36,6 +38,7 @@ class StudyTableOptions:
     classes_in_order: list[str] | None = None
     variables: list[str] | None = None
     categorical: list[str] | None = None
+    targets: Path | None = None
     image_root: Path | None = None
     num_workers: int = 0
     progress: bool = True

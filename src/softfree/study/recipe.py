@@ -27,6 +27,7 @@ class HasTable(Protocol):
     positive: str | None
     task: Target | None
     classes_in_order: list[str] | None
+    targets: Path | None
     image_root: Path | None
     ignore_split: bool
     seed: int

@@ -21,6 +21,7 @@ from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.labels import label_options
 from softfree.data.table import Table, read_table
+from softfree.data.targets import refuse_targets
 from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import TuneOptions
 from softfree.study.plan import parse_duration
@@ -55,6 +56,7 @@ def tune(path: Path, options: TuneOptions) -> TuningResult:
         UserError: Anything that the user can fix; finished trials are kept.
         ModuleNotFoundError: Optuna is not installed.
     """
+    refuse_targets(options.targets, "softfree tune")
     if options.task == "regression":
         raise UserError("softfree tune works on classes or findings: a regression has no AUROC to measure")
     import optuna

@@ -24,7 +24,8 @@ _TIMED_STEPS = 10
 class Patience(Callback):
     """Keep the epoch with the best validation AUROC, and stop after ``epochs`` epochs without a better one.
 
-    A regression has no AUROC: the best epoch is that of the least mean absolute error.
+    A regression has no AUROC: the best epoch is that of the least mean absolute error. That of several targets has the
+    highest mean of their scores, each from 0 for guessing to 1 for no error.
 
     Its state is part of every checkpoint and holds no path, so that a run that was killed or moved resumes as if
     nothing had happened. Epochs without an AUROC are ignored.
@@ -42,7 +43,8 @@ class Patience(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the epoch with the best so far, before its checkpoint is written."""
         metrics = trainer.callback_metrics  # a regression has no AUROC, but an error, which is better if it is lower
-        value = float(-metrics["val_mae"] if "val_mae" in metrics else metrics.get("val_auroc", math.nan))
+        score = metrics.get("val_score", metrics.get("val_auroc", math.nan))
+        value = float(-metrics["val_mae"] if "val_mae" in metrics else score)
         if math.isnan(value):
             self._warn_without_auroc(trainer)
             return
@@ -205,5 +207,6 @@ def _epoch(trainer: L.Trainer, number: int | None = None) -> str:
 def _metrics(trainer: L.Trainer) -> list[str]:
     """Return the logged metrics, such as ``loss 0.412``, ``validation 0.398``, ``AUROC 0.871``."""
     names = {"train_loss": "loss", "val_loss": "validation", "val_auroc": "AUROC", "val_mae": "error"}
+    names |= {"val_score": "mean score"}
     values = trainer.callback_metrics
     return [f"{title} {float(values[name]):.3f}" for name, title in names.items() if name in values]

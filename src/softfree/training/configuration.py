@@ -12,12 +12,13 @@ from typing import Any
 
 from softfree.core.environment import versions
 from softfree.core.options import TrainOptions
-from softfree.data.labels import label_options
+from softfree.data.labels import label_options, refuse_with_targets
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_to_config
 from softfree.data.samples import as_samples, training_modality
 from softfree.data.table import Table, read_table
+from softfree.data.targets import refuse_unknown, specs_of, task_in_config
 from softfree.data.variables import scales
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
@@ -50,7 +51,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-_PATHS = ("table", "image_root", "split_from", "fold_file", "teacher", "series", "token_store")
+_PATHS = ("table", "targets", "image_root", "split_from", "fold_file", "teacher", "series", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -76,6 +77,12 @@ def check_options(options: TrainOptions) -> None:
 
 def _check_target(options: TrainOptions) -> None:
     """Refuse options that a target of the kind of ``--task`` does not have."""
+    if options.targets is not None:
+        refuse_with_targets(vars(options))
+        for name in ("mixup", "cutmix", "teacher"):
+            if getattr(options, name):
+                raise UserError(f"--{name} is for a run of one target; leave it out with --targets")
+        return
     if options.task != "regression":
         if options.loss is not None:
             raise UserError(f"--loss {options.loss} is for --task regression; leave it out")
@@ -100,9 +107,12 @@ def check_ranges(options: object) -> None:
 
 def read_training_table(options: TrainOptions, run: Path | None = None) -> Table:
     """Read the table, which must have training and validation rows; split as in ``run`` when that is resumed."""
+    labels = label_options(options)
+    if run is not None and (specs := specs_of(RunDirectory(run).read_config())):
+        labels["targets"] = specs
     table = read_table(
         options.table,
-        **label_options(options),
+        **labels,
         image_root=options.image_root,
         seed=options.seed,
         known=known_split(options) if run is None else RunDirectory(run).drawn_split(),
@@ -119,6 +129,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
             raise UserError(
                 f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
+    refuse_unknown(table, ("train", "val"), options.table)
     return table
 
 
@@ -160,7 +171,7 @@ def configuration(
     return {
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),
-        "task": {"kind": table.task.kind, "classes": list(table.task.classes)},
+        "task": task_in_config(table.task, options.targets),
         "preprocessing": preprocessing_to_config(preprocessing),
         "augmentation": None if augmentation is None else augmentation.in_words(),
         "model": model,

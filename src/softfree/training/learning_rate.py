@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from softfree.data.table import Table
 from softfree.inference.run_directory import RunDirectory
 from softfree.training.distillation import Teacher
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, readable
-from softfree.training.losses import class_weights, known_fraction, standardization
 from softfree.training.module import ClassifierModule
 from softfree.training.optimizer import create_optimizer
+from softfree.training.several import objectives_of
 from softfree.training.trainer import PRECISION
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
@@ -57,6 +57,7 @@ def find_rate(
     table: Table,
     samples: TrainingSamples,
     teacher: Teacher | None,
+    weights: Mapping[str, float],
 ) -> FoundRate:
     """Find the peak learning rate on a copy of the model; the model and all random numbers stay as they are.
 
@@ -66,6 +67,7 @@ def find_rate(
         table: Rows of the training.
         samples: Training samples.
         teacher: For distillation, or None.
+        weights: Weight of each of several targets.
     """
     at_highest = replace(options, lr=HIGHEST)
     step = cut_steps(samples, options)
@@ -76,14 +78,12 @@ def find_rate(
             copy.deepcopy(model),
             table.task,
             at_highest,
-            class_weights(table.task, targets) if options.class_weights else None,
+            objectives_of(table.task, targets, at_highest, weights),
             samples.train_files,
             options.seed,
             teacher,
             options,
-            known_fraction(table.task, targets),
             step,
-            standard=standardization(targets) if table.task.numeric else None,
         )
         loader, _ = create_loaders(samples, options, len(table.task.classes), step)
         trainer = L.Trainer(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
@@ -23,7 +24,8 @@ from softfree.data.modalities.registry import preprocessing_from_config
 from softfree.data.seen_rows import SeenRows
 from softfree.data.split_file import write_split
 from softfree.data.table import SPLITS, Table
-from softfree.inference.run import Run
+from softfree.data.targets import weights_of
+from softfree.inference.run import PART_OF, Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model
 from softfree.training.callbacks import ResourceUsage
@@ -39,16 +41,18 @@ from softfree.training.configuration import (
 from softfree.training.distillation import Teacher, open_teacher
 from softfree.training.learning_rate import FIND, find_rate
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
-from softfree.training.losses import class_weights, known_fraction, standardization
+from softfree.training.losses import standardization
 from softfree.training.modality import create_preprocessing
 from softfree.training.module import ClassifierModule
 from softfree.training.progressive_size import SizeSchedule
 from softfree.training.results import TrainingResult, describe_cost, measure_run
+from softfree.training.several import objectives_of
 from softfree.training.tracking import Tracker, check_loggers, public_results, start_trackers
 from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
 from softfree.training.weights import imitate_softmax, load_weights, options_for_weights
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
+from softfree_runtime.core.targets import single_targets
 
 
 def train(options: TrainOptions, *, notice: str | None = None, callbacks: Sequence[Callback] = ()) -> TrainingResult:
@@ -106,6 +110,8 @@ def resume(
     """
     directory = RunDirectory(folder)
     config = directory.read_config()
+    if PART_OF in config:
+        raise UserError(f"{folder} is one of several targets of a run: resume {directory.root.parent.parent}")
     options = options_of(config, folder)
     if table is not None:
         options = replace(options, table=table)
@@ -177,7 +183,7 @@ def _train(
         if note:
             console.print(note, highlight=False)
     if options.lr == FIND:
-        found = find_rate(options, model, table, samples, teacher)
+        found = find_rate(options, model, table, samples, teacher, weights_of(config))
         console.print(found.why, highlight=False, soft_wrap=True)
         options = replace(options, lr=found.rate)
         config["options"]["lr"] = found.rate
@@ -185,15 +191,20 @@ def _train(
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
     trackers = start_trackers(options, _counts(table, model)) if global_rank() == 0 else []
-    usage = _fit(model, options, table, samples, teacher, checkpoint, trackers, callbacks)
+    usage = _fit(model, config, options, table, samples, teacher, checkpoint, trackers, callbacks)
     if global_rank() != 0:
         return TrainingResult(Run(options.out, config))
     directory = RunDirectory(options.out)
     directory.write_weights(model.state_dict())
     config["table"] |= {"unreadable": len(samples.failed), "partial": len(samples.partial)}
-    if table.task.numeric:
-        mean, std = standardization(table.where("train").targets[readable(samples.train)])
-        config["target"] = {"mean": mean, "standard_deviation": std}
+    train_targets = table.where("train").targets[readable(samples.train)]
+    standards = {
+        name: dict(zip(("mean", "standard_deviation"), standardization(own[~np.isnan(own)]), strict=True))
+        for name, task, own in single_targets(table.task, train_targets)
+        if task.numeric
+    }
+    if standards:
+        config["target"] = standards.get("", standards)
     directory.write_config(config)
     if not directory.cost.is_file():  # else training was complete, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), usage))
@@ -207,6 +218,7 @@ def _train(
 
 def _fit(
     model: nn.Module,
+    config: dict[str, Any],
     options: TrainOptions,
     table: Table,
     samples: TrainingSamples,
@@ -217,7 +229,6 @@ def _fit(
 ) -> dict[str, Any]:
     """Train ``model`` in place, load the weights to keep into it, and return the resource usage of all sessions."""
     train_targets = table.where("train").targets[readable(samples.train)]
-    weights = class_weights(table.task, train_targets) if options.class_weights else None
     size_schedule = SizeSchedule.of(options)
     trainer = create_trainer(options, size_schedule.work, trackers, callbacks)
     step = cut_steps(samples, options, trainer.global_rank, trainer.world_size)
@@ -226,15 +237,13 @@ def _fit(
         model,
         table.task,
         options,
-        weights,
+        objectives_of(table.task, train_targets, options, weights_of(config)),
         samples.train_files,
         options.seed,
         teacher,
         options,
-        known_fraction(table.task, train_targets),
         step,
         size_schedule,
-        standardization(train_targets) if table.task.numeric else None,
     )
     train_loader, validation_loader = create_loaders(samples, options, len(table.task.classes), step)
     last = None if checkpoint is None else read_checkpoint(checkpoint)

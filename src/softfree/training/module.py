@@ -18,10 +18,11 @@ from softfree.evaluation.scores import Scores, undefined_reason
 from softfree.models.layers import clear_drop_paths, draw_drop_paths
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
-from softfree.training.losses import Distillation, NumberObjective, Objective
+from softfree.training.losses import Distillation, Objective
 from softfree.training.microbatches import Step, seed_step
 from softfree.training.optimizer import create_optimizer, create_schedule
 from softfree.training.progressive_size import SizeSchedule
+from softfree.training.several import Objectives, SeveralObjectives
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
 from softfree_runtime.core.task import Task
@@ -34,9 +35,7 @@ class ClassifierModule(L.LightningModule):
         model: Maps pixels (B, C, H, W) to logits (B, K).
         task: What is predicted.
         options: The recipe.
-        weights: Class weights ``(K,)`` or None.
-        known: Fraction of known labels of findings in the training set, or None.
-        standard: Mean and standard deviation of the training targets of a regression; else None.
+        objectives: The losses; None for those of classes or findings without weights.
         step: How the images of a step are split into batches; default: each batch is a step.
         size_schedule: Image size of each epoch; default: constant.
         files: Paths of the training images, to name a batch whose loss is not finite.
@@ -50,15 +49,13 @@ class ClassifierModule(L.LightningModule):
         model: nn.Module,
         task: Task,
         options: OptimizerOptions,
-        weights: Tensor | None,
+        objectives: Objectives | None,
         files: list[str],
         seed: int,
         teacher: Teacher | None = None,
         stream: StreamOptions | None = None,
-        known: float | None = None,
         step: Step | None = None,
         size_schedule: SizeSchedule | None = None,
-        standard: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,11 +64,9 @@ class ClassifierModule(L.LightningModule):
         self.options = options
         self.files = files
         self.seed, self.step, self.size_schedule = seed, step, size_schedule
-        self.standard = standard
-        self.objective: nn.Module = Objective(task, options.label_smoothing, weights, known)
-        self.validation_objective: nn.Module = Objective(task)
-        if standard is not None:
-            self.objective = self.validation_objective = NumberObjective(*standard, options.loss or "huber")
+        self.objective, self.validation_objective, self.standard = objectives or Objectives(
+            Objective(task, options.label_smoothing), Objective(task)
+        )
         self.teacher = teacher
         self.distillation = Distillation(task, options.teacher_temperature)
         self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -126,13 +121,24 @@ class ClassifierModule(L.LightningModule):
         _, unique = np.unique(index.cpu().numpy(), return_index=True)
         logits, targets = logits.cpu()[unique], targets.cpu()[unique]
         self.log("val_loss", self.validation_objective(logits, targets), prog_bar=True, rank_zero_only=False)
-        if self.standard is not None:
-            mean, std = self.standard
-            error = (logits[:, 0].double() * std + mean - targets.double()).abs().mean()
-            self.log("val_mae", error.float(), prog_bar=True, rank_zero_only=False)
-            return
-        scores = Scores(self.task, probabilities(logits.numpy(), self.task), targets.numpy(), np.arange(len(unique)))
-        self.log("val_auroc", mean_auroc(scores), prog_bar=True, rank_zero_only=False)
+        for name, value in self._validation_scores(logits, targets).items():
+            self.log(name, value, prog_bar=True, rank_zero_only=False)
+
+    def _validation_scores(self, logits: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return AUROC or absolute error; of several targets those of each, their losses, and their mean score."""
+        if not isinstance(self.validation_objective, SeveralObjectives):
+            name, value = validation_score(self.task, logits, targets, self.standard)
+            return {name: value}
+        values, scores = {}, []
+        for target, part in self.validation_objective.items():
+            own, truth = part.known(logits, targets)
+            if not len(own):
+                continue
+            values[f"val_loss/{target}"] = float(part(logits, targets))
+            name, value = validation_score(part.task, own, truth, part.standard)
+            values[f"{name}/{target}"] = value
+            scores.append(normalized_score(part.task, value, truth))
+        return values | {"val_score": float(np.nanmean(scores)) if np.isfinite(scores).any() else math.nan}
 
     def configure_optimizers(self) -> Any:
         """AdamW and its learning rate schedule per step."""
@@ -147,6 +153,31 @@ class ClassifierModule(L.LightningModule):
             f"the loss is {loss} at epoch {self.current_epoch + 1}, step {self.global_step}; "
             f"the last good epoch is kept: lower --lr, use --precision fp32, or inspect the batch: {names}"
         )
+
+
+def validation_score(
+    task: Task, logits: Tensor, targets: Tensor, standard: tuple[float, float] | None
+) -> tuple[str, float]:
+    """Return name and value of what a task is validated by: AUROC, or the mean absolute error of a number."""
+    if standard is not None:
+        mean, std = standard
+        return "val_mae", float((logits[:, 0].double() * std + mean - targets.double()).abs().mean())
+    scores = Scores(task, probabilities(logits.numpy(), task), targets.numpy(), np.arange(len(targets)))
+    return "val_auroc", mean_auroc(scores)
+
+
+def normalized_score(task: Task, value: float, targets: Tensor) -> float:
+    """Return a score that is 0 without any knowledge and 1 without any error, so that targets can be averaged.
+
+    Args:
+        task: The task.
+        value: Its :func:`validation_score`.
+        targets: Of the validation samples; the error of a number is compared with that of their median.
+    """
+    if not task.numeric:
+        return 2 * value - 1
+    least = float((targets.double() - targets.double().median()).abs().mean())
+    return 1 - value / least if least > 0 else math.nan
 
 
 def mean_auroc(scores: Scores) -> float:

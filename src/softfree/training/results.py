@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,27 @@ from softfree.data.audit.near_duplicates import MAX_IMAGES, find_pairs
 from softfree.data.dataset import SampleDataset
 from softfree.data.reduced import Reduced
 from softfree.data.table import Table
+from softfree.data.targets import tables_of, with_target
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.inference.reproduction import record_phantoms
 from softfree.inference.run import Run
 from softfree.inference.unusual import MAX_SAMPLES, TokenMeans, TrainingDistribution
-from softfree.reporting.baselines import BaselinePredictions, fit_baselines
+from softfree.reporting.baselines import BaselinePredictions, Baselines, BaselinesOfTargets, fit_baselines
 from softfree.reporting.evaluate import Evaluation, write_results
 from softfree.reporting.facts import near_duplicates_in_words
 from softfree.reporting.options import EvaluateOptions
 from softfree.reporting.scoring import calibrate, predict_rows, write_predictions
+from softfree.reporting.targets import (
+    TargetEvaluations,
+    own_runs,
+    part_of,
+    write_all_predictions,
+    write_overview,
+    write_target_runs,
+)
 from softfree.training.loaders import TrainingSamples
+from softfree_runtime.core.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,12 @@ class TrainingResult:
 
     Attributes:
         run: The calibrated run.
-        evaluation: Its evaluation; None if training had already finished, and in all processes of distributed training
-            except the first.
+        evaluation: Its evaluation, or those of several targets; None if training had already finished, and in all
+            processes of distributed training except the first.
     """
 
     run: Run
-    evaluation: Evaluation | None = None
+    evaluation: Evaluation | TargetEvaluations | None = None
 
 
 def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -> TrainingResult:
@@ -51,9 +61,8 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
     Simpler models are fitted on the reduced samples collected while reading, and evaluated on the same split.
     """
     run = Run.load(options.out)
-    fitting_tables = {split: table.where(split) for split in ("train", "val")}
-    baselines = fit_baselines(fitting_tables, samples.reduced, run.preprocessing.kind)
-    baselines.write(run.directory.baselines)
+    if isinstance(run.task, Targets):
+        write_target_runs(run, table)
     splits: list[Split] = ["val", "test"] if len(table.where("test").frame) else ["val"]
     evaluation_options = EvaluateOptions(
         split=splits[-1],
@@ -66,12 +75,8 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
         **options.streaming,
     )
     few = len(table.frame) <= MAX_IMAGES
-    simpler = {
-        split: BaselinePredictions(
-            baselines, run.task, run.preprocessing, len(table.where(split).frame), thumbnails=few
-        )
-        for split in splits
-    }
+    fitted = _fit_baselines(run, table, samples)
+    simpler = {split: _predictions_of(run, fitted, len(table.where(split).frame), thumbnails=few) for split in splits}
     means = {split: TokenMeans(len(table.where(split).frame)) for split in splits}
     frames = {
         split: predict_rows(run, table.where(split), evaluation_options, simpler[split], means[split])
@@ -79,12 +84,64 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
     }
     _add_distances(run, frames, means, _training_samples(run, table, samples), evaluation_options)
     _report_near_duplicates(run, table, samples.reduced | {split: item.reduced for split, item in simpler.items()})
+    if run.parts:
+        return _measure_targets(run, table, frames, evaluation_options)
     run = calibrate(run, frames["val"])
     write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
     evaluation = write_results(run, table, frames[splits[-1]], evaluation_options)
     record_phantoms(run)
     run.directory.write_digests()
     return TrainingResult(run, evaluation)
+
+
+def _measure_targets(
+    run: Run, table: Table, frames: Mapping[Split, pd.DataFrame], options: EvaluateOptions
+) -> TrainingResult:
+    """Calibrate and evaluate each target on the samples in which it is known, and write a page over all."""
+    evaluations = {}
+    for (name, part), rows in zip(run.parts.items(), tables_of(table).values(), strict=True):
+        own = {split: part_of(frame, run.task, name) for split, frame in frames.items()}
+        part = calibrate(part, own["val"])
+        write_predictions(part.directory.predictions, pd.concat(own.values(), ignore_index=True), part)
+        split = next(split for split in reversed(list(own)) if (own[split]["status"] == "ok").any())
+        evaluations[name] = write_results(part, rows, own[split], replace(options, split=split))
+    record_phantoms(run)
+    for part in run.parts.values():
+        part.directory.write_digests()
+    run = Run.load(run.folder)  # whose targets are calibrated
+    write_all_predictions(run, pd.concat(frames.values(), ignore_index=True))
+    result = write_overview(run, evaluations, run.folder, run.table_path.name)
+    run.directory.write_digests()
+    return TrainingResult(run, result)
+
+
+def _fit_baselines(run: Run, table: Table, samples: TrainingSamples) -> dict[str, Baselines]:
+    """Fit simpler models of each target to the reduced samples in which it is known, and write them."""
+    splits = {split: table.where(split) for split in ("train", "val")}
+    fitted = {}
+    for name, part in own_runs(run).items():
+        tables, reduced = splits, samples.reduced
+        if isinstance(run.task, Targets):
+            tables = {split: with_target(rows, name) for split, rows in splits.items()}
+            known = {split: run.task.known(rows.targets)[name] for split, rows in splits.items()}
+            reduced = {split: reduced[split].take(np.flatnonzero(rows)) for split, rows in known.items()}
+        fitted[name] = fit_baselines(tables, reduced, run.preprocessing.kind)
+        fitted[name].write(part.directory.baselines)
+    return fitted
+
+
+def _predictions_of(
+    run: Run, fitted: Mapping[str, Baselines], count: int, *, thumbnails: bool
+) -> BaselinePredictions | BaselinesOfTargets:
+    """Return what predicts ``count`` samples with the simpler models of each target."""
+    first = next(iter(fitted))
+    predictions = {
+        name: BaselinePredictions(
+            fitted[name], part.task, run.preprocessing, count, thumbnails=thumbnails and name == first
+        )
+        for name, part in own_runs(run).items()
+    }
+    return BaselinesOfTargets(predictions) if run.parts else predictions[first]
 
 
 def _training_samples(run: Run, table: Table, samples: TrainingSamples) -> SampleDataset:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from softfree_runtime.core.conformal import ConformalSets
@@ -93,6 +96,32 @@ def columns(
     values |= {f"raw_{name}": float(p) for name, p in zip(task.classes, raw, strict=True)}
     values["predicted"] = predicted_label(calibrated, task, thresholds)
     return values if sets is None else values | sets.columns(calibrated, task)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What turns the outputs of one target into columns; see :func:`columns`."""
+
+    task: Task
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    sets: ConformalSets | None = None
+    scale: Scale | None = None
+
+    def columns(self, logits: np.ndarray) -> dict[str, object]:
+        """Return the columns of a sample with logits ``(K,)``."""
+        return columns(logits, self.task, self.temperature, self.thresholds, self.sets, self.scale)
+
+
+def target_columns(logits: np.ndarray, targets: Mapping[str, Answers]) -> dict[str, object]:
+    """Return the columns ``<target>.<column>`` of a sample with the logits ``(K,)`` of all targets in turn."""
+    values: dict[str, object] = {}
+    first = 0
+    for name, answers in targets.items():
+        own = logits[first : first + len(answers.task.outputs)]
+        values |= {f"{name}.{column}": value for column, value in answers.columns(own).items()}
+        first += len(own)
+    return values
 
 
 def distance_columns(distance: float) -> dict[str, object]:

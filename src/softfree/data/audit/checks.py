@@ -15,6 +15,7 @@ from softfree.data.audit.near_duplicates import MAX_IMAGES, Pair, find_pairs
 from softfree.data.samples import join_cases
 from softfree.data.table import SPLITS, Table, patients_across_splits
 from softfree_runtime.core.errors import UserError, shortened
+from softfree_runtime.core.targets import Targets
 from softfree_runtime.sources.cases import CASE
 from softfree_runtime.sources.identity import one_slip_apart
 
@@ -195,7 +196,12 @@ def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def class_marks(table: Table) -> np.ndarray:
-    """Return boolean ``(n, K)``: whether each row has each class; a number is a class that all rows have."""
+    """Return boolean ``(n, K)``: whether each row has each class; a number is a class that all rows have.
+
+    Of several targets, whether each is known.
+    """
+    if isinstance(table.task, Targets):
+        return np.stack(list(table.task.known(table.targets).values()), axis=1)
     if table.task.numeric:
         return np.ones((len(table.targets), 1), bool)
     if table.task.exclusive:

@@ -63,7 +63,9 @@ def model_card(facts: Facts) -> Document:
 
 
 def card_in_text(run: Run) -> str:
-    """Return the card of a run as Markdown without its head, for the metadata of an exported file."""
+    """Return the card of a run, or those of its targets, as Markdown without head, for the metadata of a file."""
+    if run.parts:
+        return "\n".join(f"# Target {name}\n\n{card_in_text(part)}" for name, part in run.parts.items())
     try:
         card = model_card(Facts(run))
     except (UserError, KeyError, TypeError):  # results that were edited; the model can be exported all the same

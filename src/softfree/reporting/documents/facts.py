@@ -13,7 +13,7 @@ from softfree.attention import attention_name
 from softfree.data.audit.checks import counted
 from softfree.data.modalities.registry import MODALITIES
 from softfree.evaluation.metrics import main_metric
-from softfree.inference.run import Run
+from softfree.inference.run import PART_OF, Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.models.registry import build_model
 from softfree.reporting.documents.evaluated import (
@@ -200,8 +200,25 @@ class Facts:
             f"It was trained for {counted(o['epochs'], 'epoch')} with AdamW on the {loss}, {samples} samples per step:"
             f" learning rate {o['lr']:g} after a linear warmup over {warmup:g} % of the steps, then cosine decay to 0;"
             f" weight decay {o['weight_decay']:g}{further}.",
+            *self._joint_training(),
             f"Training used {o['precision']} arithmetic and seed {o['seed']}.",
         ]
+
+    def _joint_training(self) -> list[str]:
+        """Say with which other targets the model was trained."""
+        weights = self._weights_of_targets()
+        if not weights:
+            return []
+        each = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        return [
+            f"One model was trained on {len(weights)} targets together, and its loss is the sum of theirs over the"
+            f" samples in which each is known, with the weights {each}."
+        ]
+
+    def _weights_of_targets(self) -> dict[str, float]:
+        """Return the weights of the targets that were trained together; empty for a run of one."""
+        config = (self.run.members or (self.run,))[0].config
+        return dict(config.get(PART_OF, {}).get("weights", {}))
 
     def imbalance(self) -> list[str]:
         """Say what was done about rare classes."""
@@ -217,6 +234,8 @@ class Facts:
         if patience is None:
             return ["The weights of the last epoch were kept: no epoch was chosen by its result."]
         best = "least validation error" if self.task.numeric else "best validation AUROC"
+        if self._weights_of_targets():
+            best = "best mean score of its targets on validation"
         return [f"The epoch with the {best} was kept; training stopped {patience} epochs after it."]
 
     def ensemble(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from softfree_runtime.core.errors import UserError
 
 
 def write_documents(run: Run, options: ReportOptions) -> list[Path]:
-    """Write model card, methods, TRIPOD+AI and CLAIM sheet, each as Markdown, HTML and DOCX.
+    """Write model card, methods, TRIPOD+AI and CLAIM sheet, each as Markdown, HTML and DOCX; those of each target.
 
     Returns:
         The files.
@@ -24,6 +25,12 @@ def write_documents(run: Run, options: ReportOptions) -> list[Path]:
     """
     if options.docx and find_spec("docx") is None:
         raise UserError("DOCX needs python-docx: pip install 'softfree[report]', or leave it out with --no-docx")
+    if run.parts:
+        return [
+            path
+            for name, part in run.parts.items()
+            for path in write_documents(part, replace(options, out=None if options.out is None else options.out / name))
+        ]
     folder = options.out or run.directory.documents
     formats = ("md", "html", "docx") if options.docx else ("md", "html")
     facts = Facts(run, options.evaluations)
