@@ -21,6 +21,7 @@ from softfree.core.options import TrainOptions
 from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.report import Compared
 from softfree.evaluation.scores import Scores
+from softfree.reporting.evaluate import Evaluation
 from softfree.reporting.scoring import own_table
 from softfree.training.loop import train
 from softfree_lab.records import markdown_table, write_record
@@ -156,7 +157,7 @@ def _evaluate(table: Path, out: Path, options: VariablesOptions, seed: int) -> l
     )
     result = train(recipe, notice=NOTICE)
     evaluation = result.evaluation
-    if evaluation is None:
+    if not isinstance(evaluation, Evaluation):
         raise UserError(f"--work: {out} holds a finished run; name another folder")
     test = own_table(result.run, how="").where("test")
     risk = test.frame["risk"].to_numpy(float)
