@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.labels import check_label_options, number_strata, read_classes, read_findings, read_numbers
+from softfree.data.labels import check_label_options, read_classes, read_findings, read_numbers
+from softfree.data.splits import number_strata
 from softfree.data.table_file import RowNamer, TableFile
 from softfree_runtime.core.errors import UserError
 

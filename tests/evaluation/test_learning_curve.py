@@ -69,3 +69,15 @@ def test_the_figure_has_the_extrapolated_sizes() -> None:
     assert ">640<" in text
     assert ">1280<" in text
     assert ">640<" not in svg(scores_by_size(SIZES, scores, points, None), "curve")
+
+
+def test_an_error_falls_with_more_patients() -> None:
+    patients = np.array([10.0, 20.0, 40.0, 80.0])
+    errors = 300 + 2000 * patients**-0.5
+    draws = errors + np.random.default_rng(0).normal(0, 1, (5, 4))
+    fitted = fit(patients, draws, lower=True)
+    assert fitted is not None
+    assert float(fitted.law(320.0)) == pytest.approx(300 + 2000 * 320**-0.5, rel=0.05)
+    point = fitted.predict(160)
+    assert point.low <= point.mean <= point.high
+    assert summarize(patients, draws, highest=np.inf)[0].high > 1

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from softfree.core.options import NumberLossName
 from softfree.training.losses import (
+    CoxObjective,
     Distillation,
+    HazardObjective,
     NumberObjective,
     Objective,
     class_weights,
@@ -148,3 +150,59 @@ def test_targets_far_from_zero_keep_their_digits() -> None:
 def test_equal_targets_have_no_scale() -> None:
     with pytest.raises(UserError, match="all training rows have the target 2"):
         standardization(np.full(5, 2.0))
+
+
+def hazards_by_hand(logits: np.ndarray, targets: np.ndarray, cuts: tuple[float, ...]) -> float:
+    """Minus the mean log likelihood, interval by interval."""
+    starts, total = (0.0, *cuts[:-1]), 0.0
+    for row, (time, event) in zip(logits, targets, strict=True):
+        for logit, start, end in zip(row, starts, cuts, strict=True):
+            hazard = 1 / (1 + np.exp(-logit))
+            if (event and start < time <= end) or (event and time == 0 == start):
+                total += np.log(hazard)
+                break
+            seen = end < time if event else (start + end) / 2 <= time
+            total += np.log(1 - hazard) if seen else 0.0
+    return -total / len(logits)
+
+
+TIMES = np.array([[0.0, 1], [5, 1], [10, 1], [10.1, 1], [99, 1], [0, 0], [4.9, 0], [5, 0], [20, 0], [65, 0], [200, 0]])
+CUTS = (10.0, 30.0, 60.0)
+
+
+def test_hazards_have_the_likelihood_of_their_intervals() -> None:
+    logits = torch.randn(len(TIMES), 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = HazardObjective(CUTS)(logits, torch.tensor(TIMES))
+    assert loss.item() == pytest.approx(hazards_by_hand(logits.detach().double().numpy(), TIMES, CUTS), rel=1e-5)
+    loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[5] == 0).all()  # censored at once: nothing is known
+
+
+def test_the_loss_of_hazards_does_not_depend_on_batches() -> None:
+    """The mean over batches, weighed by their samples, is that of all at once, whatever events a batch has."""
+    logits = torch.randn(len(TIMES), 3, generator=torch.Generator().manual_seed(1))
+    objective, targets = HazardObjective(CUTS), torch.tensor(TIMES)
+    whole = objective(logits, targets)
+    parts = [objective(a, b) * len(a) for a, b in zip(logits.split(2), targets.split(2), strict=True)]
+    torch.testing.assert_close(torch.stack(parts).sum() / len(TIMES), whole)
+
+
+def test_cox_is_the_partial_likelihood_of_a_batch() -> None:
+    rng = np.random.default_rng(0)
+    log_hazards = rng.normal(0, 1, 20)
+    targets = np.stack([rng.permutation(20) + 1.0, rng.integers(0, 2, 20)], axis=1)
+    expected = 0.0
+    for own, (time, event) in zip(log_hazards, targets, strict=True):
+        if event:
+            expected -= own - np.log(np.exp(log_hazards[targets[:, 0] >= time]).sum())
+    outputs = torch.tensor(log_hazards[:, None], dtype=torch.float32, requires_grad=True)
+    loss = CoxObjective()(outputs, torch.tensor(targets))
+    assert loss.item() == pytest.approx(expected / 20, rel=1e-5)
+    halves = [CoxObjective()(outputs[part], torch.tensor(targets[part])) for part in (slice(10), slice(10, 20))]
+    assert sum(halves).item() / 2 < loss.item()  # smaller batches compare less, as the docstring says
+    without = CoxObjective()(outputs, torch.tensor(targets * [1, 0]))
+    without.backward()
+    assert without.item() == 0
+    assert outputs.grad is not None
+    assert (outputs.grad == 0).all()

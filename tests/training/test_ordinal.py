@@ -108,6 +108,31 @@ def test_a_map_explains_reaching_a_grade(run: Run, grades: Path) -> None:
     assert "mild or above" in describe_maps(run, [map_]).title
 
 
+def test_an_ensemble_has_the_mean_logits_of_its_members(grades: Path, tmp_path: Path) -> None:
+    train = f"{{model: seqnorm_vit_nano_patch16, model_options: {SMALL}, size: 32, epochs: 1, batch_size: 8}}"
+    options = ["--train", train, "--folds", "2", "--ignore-split", "--no-progress", "--out", str(tmp_path / "study")]
+    assert main(["auto", str(grades), *TASK, *options]) == 0
+    study = Run.load(tmp_path / "study")
+    assert study.task == Task("ordinal", ORDER)
+    images = [str(grades.parent / f"{number}.png") for number in range(4)]
+    rows = study.predict(images)
+    samples = torch.stack([torch.from_numpy(study.preprocessing.load(image)) for image in images])
+    with torch.inference_mode():
+        each = [member.model(samples).double().numpy() / member.calibration.temperature for member in study.members]
+    columns = [f"p_{name}" for name in ORDER]
+    assert len(each) == 2
+    np.testing.assert_allclose(rows[columns], probabilities(np.mean(each, axis=0), study.task), atol=1e-5)
+    np.testing.assert_allclose(rows[columns].sum(axis=1), 1)
+    spread = np.std([probabilities(logits, study.task) for logits in each], axis=0).max(axis=1)
+    np.testing.assert_allclose(rows["disagreement"], spread, atol=1e-5)
+    frame = study.directory.read_predictions()
+    held = probabilities(frame[["logit_above_none", "logit_above_mild"]].to_numpy(), study.task)
+    np.testing.assert_allclose(frame[columns], held, rtol=1e-6)
+    predicted = frame["predicted"].map(ORDER.index).to_numpy()
+    metrics = study.directory.read_metrics()["metrics"]
+    assert metrics["mae"]["value"] == pytest.approx(np.abs(predicted - frame["target"]).mean())
+
+
 def test_a_table_without_an_order_is_refused(grades: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "run")]
     assert main(["train", str(grades), "--task", "ordinal", "--label", "grade", *MODEL, *QUICK, *out]) == 2

@@ -142,6 +142,76 @@ def test_two_runs_are_compared_by_their_errors(
     assert comparison["differences"]["mae"]["value"] == 0
 
 
+def test_runs_are_compared_side_by_side(
+    run: Run, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    assert main(["train", str(volumes), *TASK, *QUICK, "--seed", "1", "--no-progress", "--out", str(other)]) == 0
+    capsys.readouterr()
+    out = ["--margin", "500", "--out", str(tmp_path / "c")]
+    assert main(["compare", str(run.folder), str(other), *out]) == 0
+    printed = capsys.readouterr().out
+    assert "absolute" in printed
+    assert "AUROC" not in printed
+    rows = pd.read_csv(tmp_path / "c" / "comparison.csv").set_index("run")
+    frames = [Run.load(folder).directory.read_predictions().query("split == 'test'") for folder in (run.folder, other)]
+    errors = [(frame["value"] - frame["target"]).abs().mean() for frame in frames]
+    np.testing.assert_allclose(rows["mae"], errors)
+    assert rows["difference"].iloc[1] == pytest.approx(errors[1] - errors[0])
+    assert rows["difference_low"].iloc[1] < rows["difference"].iloc[1] < rows["difference_high"].iloc[1]
+    page = (tmp_path / "c" / "comparison.html").read_text(encoding="utf-8")
+    assert "Left of the line: better." in page
+
+
+def test_a_map_splits_the_number(run: Run, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The values of a map sum to the predicted number minus the mean of the training targets, in their unit."""
+    image = str(volumes.parent / "40.png")
+    assert main(["explain", str(run.folder), image, "--method", "split", "--json", "--out", str(tmp_path)]) == 0
+    output = capsys.readouterr()
+    row = json.loads(output.out)[0]
+    mean, value = run.config["target"]["mean"], run.predict(image)["value"][0]
+    assert row["predicted"] == pytest.approx(value, abs=0.01)
+    assert row["above_mean"] == pytest.approx(value - mean, abs=0.01)
+    assert row["sum"] == pytest.approx(value - mean, abs=0.01)
+    assert "parts of the predicted volume minus the mean of training" in row["description"]
+    assert "log odds" not in output.out + output.err
+    assert (tmp_path / "40_map.png").is_file()
+
+
+def test_an_ensemble_explains_the_mean_of_its_members(
+    study: Run, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(volumes.parent / "40.png")
+    assert main(["explain", str(study.folder), image, "--method", "split", "--json", "--out", str(tmp_path)]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    scale = study.calibration.scale
+    assert scale is not None
+    value = study.predict(image)["value"][0]
+    assert row["predicted"] == pytest.approx(value, abs=0.01)
+    assert row["sum"] == pytest.approx(value - scale.offset, abs=0.01)
+
+
+def test_options_are_searched_by_the_error(volumes: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    train = json.dumps({name: value for name, value in TRAIN.items() if name != "lr"})
+    space = ["--space", "{lr: [0.0001, 0.01]}", "--trials", "2", "--no-progress", "--out", str(tmp_path / "t")]
+    assert main(["tune", str(volumes), *TASK, "--train", train, *space]) == 0
+    trials = pd.read_csv(tmp_path / "t" / "trials.csv")
+    best = trials.loc[trials["mae"].idxmin()]
+    assert f"lr: {best['lr']:g}" in (tmp_path / "t" / "best.yaml").read_text()
+    assert "mean absolute error" in (tmp_path / "t" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_learning_curve_of_errors(volumes: Path, tmp_path: Path) -> None:
+    """Slow: eight trainings."""
+    out = ["--train", json.dumps(TRAIN), "--folds", "2", "--no-progress", "--out", str(tmp_path / "curve")]
+    assert main(["learning-curve", str(volumes), *TASK, "--fractions", "[0.4, 0.6, 0.8, 1]", *out]) == 0
+    curve = pd.read_csv(tmp_path / "curve" / "curve.csv")
+    assert (curve["mae"] > 0).all()
+    assert "mean absolute error" in (tmp_path / "curve" / "report.html").read_text(encoding="utf-8")
+
+
 def test_documents_speak_of_a_number(run: Run, tmp_path: Path) -> None:
     assert main(["report", str(run.folder), "--no-docx", "--out", str(tmp_path / "d")]) == 0
     text = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "d").glob("*.md"))
@@ -153,13 +223,10 @@ def test_documents_speak_of_a_number(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "why"),
     [
-        (["explain", "RUN", "IMAGE"], "softfree explain works on classes or findings; got a regression of 'volume'"),
         (["compare", "RUN", "RUN"], "named twice"),
         (["export", "RUN", "--precision", "fp16"], "which a regression does not have; export fp32"),
         (["evaluate", "RUN", "--maps", "2"], "--maps works on classes or findings"),
         (["evaluate", "RUN", "--prevalence", "0.1"], "--prevalence works on classes or findings"),
-        (["tune", "TABLE", *TASK], "softfree tune works on classes or findings"),
-        (["learning-curve", "TABLE", *TASK], "softfree learning-curve works on classes or findings"),
         (["train", "TABLE", *TASK, "--mixup", "0.2"], "--mixup"),
         (["train", "TABLE", *TASK, "--class-weights"], "--class-weights is for classes or findings"),
         (["train", "TABLE", "--label", "site", "--loss", "mse"], "--loss mse is for --task regression"),

@@ -173,6 +173,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
             studies.PositionsOptions,
             json=True,
         ),
+        "study survival": _command(
+            "compare survival models with the true hazard, on computed images",
+            "studies.survival.study_survival",
+            studies.SurvivalStudyOptions,
+            json=True,
+        ),
         "study convergence": _command(
             "measure the residual of SOFT's pseudo-inverse after each iteration",
             "studies.convergence.study_convergence",

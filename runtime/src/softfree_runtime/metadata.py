@@ -12,8 +12,9 @@ import numpy as np
 
 from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.outputs import Answers, target_columns
+from softfree_runtime.core.outputs import Postprocessing, target_columns
 from softfree_runtime.core.scale import Scale, check_scale
+from softfree_runtime.core.survival import Survival, check_survival
 from softfree_runtime.core.targets import Targets, check_tasks
 from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, shown
@@ -29,7 +30,8 @@ from softfree_runtime.preprocessing.modalities import (
 FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
-_LATER = ("group", "loss", "phantoms", "scale", "sets", "targets", "unusual_rate")  # missing in earlier versions' files
+# Missing in files of earlier versions.
+_LATER = ("cuts", "group", "loss", "phantoms", "scale", "sets", "survival", "targets", "unusual_rate")
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -57,6 +59,7 @@ class Metadata:
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
         sets: Minimum probabilities of the classes in conformal sets; None in files of earlier versions.
         scale: Of a regression: from outputs to numbers; else None.
+        survival: Of survival: the horizons, and what turns outputs into survival; else None.
         unusual_rate: Share of new samples like those of training whose distance is above 1; None if the graph gives no
             distance.
         targets: Of a model of several targets, what turns the outputs of each into columns; empty for one task.
@@ -78,14 +81,16 @@ class Metadata:
     phantoms: dict[str, Any] = field(default_factory=dict)
     sets: ConformalSets | None = None
     scale: Scale | None = None
+    survival: Survival | None = None
     unusual_rate: float | None = None
-    targets: dict[str, Answers] = field(default_factory=dict)
+    targets: dict[str, Postprocessing] = field(default_factory=dict)
 
     def columns(self, logits: np.ndarray) -> dict[str, object]:
         """Return the columns of a sample with logits ``(K,)``; of several targets as ``<target>.<column>``."""
         if self.targets:
             return target_columns(logits, self.targets)
-        return Answers(self.task, self.temperature, self.thresholds, self.sets, self.scale).columns(logits)
+        own = Postprocessing(self.task, self.temperature, self.thresholds, self.sets, self.scale, self.survival)
+        return own.columns(logits)
 
     @property
     def modality(self) -> Modality:
@@ -106,6 +111,7 @@ class Metadata:
         values = {
             "task": self.task.kind,
             "classes": list(self.task.classes),
+            "cuts": list(self.task.cuts),
             "preprocessing": {"kind": self.preprocessing.kind} | self.preprocessing.to_dict(),
             "temperature": self.temperature,
             "thresholds": self.thresholds,
@@ -117,8 +123,9 @@ class Metadata:
             "phantoms": self.phantoms,
             "sets": None if self.sets is None else asdict(self.sets),
             "scale": None if self.scale is None else asdict(self.scale),
+            "survival": None if self.survival is None else asdict(self.survival),
             "unusual_rate": self.unusual_rate,
-            "targets": [{"name": name} | _answers_to_dict(answers) for name, answers in self.targets.items()],
+            "targets": [{"name": name} | _postprocessing_to_dict(answers) for name, answers in self.targets.items()],
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
         text["precision"] = self.precision
@@ -138,23 +145,24 @@ class Metadata:
             raise UserError(f"{path} has format {got}, expected {FORMAT}; update softfree or export again")
         path = Path(str(path))
         values = {name: _parsed(texts, name, path) for name in _IN_JSON if name in texts or name not in _LATER}
-        content = {"kind": values.pop("task"), "classes": values.pop("classes"), "targets": values.pop("targets", [])}
-        task = check_tasks(path, content)
-        targets = _targets(path, task, content["targets"])
+        described = {name: values.pop(name) for name in ("classes", "cuts", "targets") if name in values}
+        task = check_tasks(path, described | {"kind": values.pop("task")})
+        targets = _targets(path, task, described.get("targets", []))
         preprocessing = _preprocessing(path, values.pop("preprocessing"))
         sets = check_sets(path, values.pop("sets", None), task, FIX)
         scale = check_scale(path, values.pop("scale", None), FIX)
         if not targets and task.numeric and scale is None:
             raise UserError(f"{path}: scale is missing from its metadata, which a regression needs; {FIX}")
+        survival = check_survival(path, values.pop("survival", None), task, FIX)
         values |= {name: texts.get(name, default) for name, default in _IN_TEXT.items()}
         check_fields(path, "metadata", values, cls, whole=False, fix=FIX)
         values["size"] = None if values["size"] is None else tuple(values["size"])
-        read = {"sets": sets, "scale": scale, "targets": targets} | values
+        read = {"sets": sets, "scale": scale, "survival": survival, "targets": targets} | values
         return cls(task, preprocessing, card=texts.get("model_card", ""), **read)._checked(path)
 
     def _checked(self, path: Path) -> Metadata:
         """Return itself after checking the range of all numbers."""
-        own = Answers(self.task, self.temperature, self.thresholds)
+        own = Postprocessing(self.task, self.temperature, self.thresholds)
         for answers in self.targets.values() or (own,):
             _check_calibration(path, answers)
         axes = self.modality.axes
@@ -164,7 +172,7 @@ class Metadata:
         return self
 
 
-def _check_calibration(path: Path, answers: Answers) -> None:
+def _check_calibration(path: Path, answers: Postprocessing) -> None:
     if answers.temperature <= 0:
         raise UserError(f"{path}: temperature is {answers.temperature}; expected a number above 0; {FIX}")
     for name, threshold in answers.thresholds.items():
@@ -175,7 +183,7 @@ def _check_calibration(path: Path, answers: Answers) -> None:
             raise UserError(f"{path}: a threshold is {threshold}; expected a probability, 0 to 1; {FIX}")
 
 
-def _answers_to_dict(answers: Answers) -> dict[str, Any]:
+def _postprocessing_to_dict(answers: Postprocessing) -> dict[str, Any]:
     """Return what :func:`_targets` reads."""
     return {
         "kind": answers.task.kind,
@@ -187,17 +195,17 @@ def _answers_to_dict(answers: Answers) -> dict[str, Any]:
     }
 
 
-def _targets(path: Path, task: Task, content: list[dict[str, Any]]) -> dict[str, Answers]:
+def _targets(path: Path, task: Task, content: list[dict[str, Any]]) -> dict[str, Postprocessing]:
     """Read how the outputs of each of several targets become columns; empty for one task."""
-    targets: dict[str, Answers] = {}
+    targets: dict[str, Postprocessing] = {}
     for (name, part), entry in zip(task.parts, content, strict=True) if isinstance(task, Targets) else ():
         scale = check_scale(path, entry.get("scale"), FIX)
         if part.numeric and scale is None:
             raise UserError(f"{path}: the scale of target {name!r} is missing from its metadata; {FIX}")
         sets = check_sets(path, entry.get("sets"), part, FIX)
         numbers = {key: entry.get(key) for key in ("temperature", "thresholds")}
-        checked = check_fields(path, f"target {name}", numbers, Answers, whole=False, fix=FIX)
-        targets[name] = Answers(part, sets=sets, scale=scale, **checked)
+        checked = check_fields(path, f"target {name}", numbers, Postprocessing, whole=False, fix=FIX)
+        targets[name] = Postprocessing(part, sets=sets, scale=scale, **checked)
     return targets
 
 

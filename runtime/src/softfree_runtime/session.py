@@ -45,7 +45,8 @@ class Model:
                 " export the run again"
             )
         self._input = inputs[0].name
-        wanted = len(self.metadata.task.outputs)
+        task = self.metadata.task
+        wanted = len(task.outputs)
         if not outputs or outputs[0].shape[-1] != wanted:
             each = "outputs" if self.metadata.targets else "cuts" if self.metadata.task.ordered else "classes"
             raise UserError(f"{self.path} gives no logit for each of its {wanted} {each}; export the run again")

@@ -11,8 +11,10 @@ ResizeMode = Literal["pad", "stretch", "crop", "native"]
 PoolName = Literal["avg", "token", "topk", "mean_topk"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Split = Literal["train", "val", "test"]
-Target = Literal["ordinal", "regression"]
+Target = Literal["ordinal", "regression", "survival"]
 NumberLossName = Literal["huber", "mse", "l1"]
+SurvivalLossName = Literal["hazard", "cox"]
+LossName = Literal["huber", "mse", "l1", "hazard", "cox"]
 
 
 @dataclass(kw_only=True)
@@ -20,11 +22,13 @@ class TableOptions:
     """Table.
 
     Attributes:
-        label: Column with the class of each image.
+        label: Column with the class of each image, or with its number or time (--task).
+        event: Column of --task survival with 1 for rows whose --label is the time of the event, and 0 for those whose
+            observation ended then without it.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
-        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers;
-            default: classes without an order, or findings.
+        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers,
+            'survival' if it holds times to an event (--event); default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
@@ -42,6 +46,7 @@ class TableOptions:
     """
 
     label: str = "label"
+    event: str | None = None
     labels: list[str] | None = None
     positive: str | None = None
     task: Target | None = None
@@ -197,7 +202,13 @@ class OptimizerOptions:
         ema: Decay of an exponential moving average of the weights, e.g. 0.999, which is then used in place of the final
             weights.
         loss: Of a regression, on the standardized target: 'huber' (quadratic up to one standard deviation, linear
-            beyond, so that outliers count less), 'mse' or 'l1'; default: 'huber'.
+            beyond, so that outliers count less), 'mse' or 'l1'; default: 'huber'. Of survival: 'hazard' (the likelihood
+            of the hazards in time intervals), or 'cox' (one hazard ratio; it compares only samples of one batch, so
+            that --batch-size changes it, and --grad-accum does not replace a larger batch); default: 'hazard'.
+        cuts: Ends of the time intervals of '--loss hazard', in the unit of --label; default: ten or fewer with about
+            equal numbers of training events.
+        horizons: Times at which survival is predicted and evaluated, in the unit of --label; default: the quartiles of
+            the training events.
         label_smoothing: Fraction of the target spread evenly over all classes.
         mixup: Alpha of mixup; color presets and exclusive classes only.
         cutmix: Alpha of CutMix, which alternates with mixup; same restrictions.
@@ -213,8 +224,8 @@ class OptimizerOptions:
         coverage: Share of new samples of each class whose conformal set shall contain it, or of a regression whose
             interval shall contain the truth; more gives larger sets and wider intervals.
         patience: Stop after this many epochs without a better validation AUROC (of a regression, mean absolute error;
-            of several targets the mean of their scores, which are 0 for guessing and 1 for no error) and keep the best
-            epoch; default: train to the end and keep the last epoch.
+            of survival, C-index; of several targets the mean of their scores, which are 0 for guessing and 1 for no
+            error) and keep the best epoch; default: train to the end and keep the last epoch.
         precision: Arithmetic of matrix products.
         teacher: Run directory of a trained model to distill from.
         teacher_weight: Weight of the teacher in the loss, from 0 to 1; the labels have the rest.
@@ -232,7 +243,9 @@ class OptimizerOptions:
     layer_decay: float = 1.0
     grad_clip: float = 1.0
     ema: float | None = None
-    loss: NumberLossName | None = None
+    loss: LossName | None = None
+    cuts: list[float] | None = None
+    horizons: list[float] | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

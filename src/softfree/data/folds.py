@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from softfree.data.labels import number_strata
+from softfree.data.follow_up import EVENT
 from softfree.data.split_file import RunSplit, hashed_key
+from softfree.data.splits import number_strata, strata_in_words
 from softfree.data.table import Table
 from softfree.data.targets import tables_of, with_target
 from softfree_runtime.core.errors import UserError
@@ -84,7 +85,7 @@ def assign_folds(
         _check_classes(part, count)
         drawn = [_drawn(part, count, seed + repeat) for repeat in range(repeats)]
         times = f", {repeats} times" if repeats > 1 else ""
-        made = f"patients drawn into {count} folds{times}, stratified by class, seed {seed}"
+        made = f"patients drawn into {count} folds{times}, stratified by {strata_in_words(table.task)}, seed {seed}"
     numbers = np.full((len(drawn), len(used)), -1)
     numbers[:, used] = drawn
     return Folds(names, numbers, made)
@@ -255,9 +256,10 @@ def _check_classes(table: Table, count: int) -> None:
             raise UserError(f"{count} folds: there are {len(np.unique(patients))} patients{of}; use fewer folds")
         for label, marks in _marks(part).items():
             number = len(np.unique(patients[marks]))
-            least = count if part.task.exclusive else 2
+            in_each = part.task.exclusive or part.task.timed
+            least = count if in_each else 2
             if number < least:
-                wanted = "one for each fold" if part.task.exclusive else "two, so that each training has one"
+                wanted = "one for each fold" if in_each else "two, so that each training has one"
                 few = f"{number} patient{'' if number == 1 else 's'}"
                 raise UserError(
                     f"{count} folds: {label}{of} has {few}; expected {wanted}: use fewer folds, or leave it out"
@@ -265,11 +267,13 @@ def _check_classes(table: Table, count: int) -> None:
 
 
 def _marks(table: Table) -> dict[str, np.ndarray]:
-    """Return which rows have each class, or each finding present and absent; nothing for numbers."""
+    """Return which rows have each class, each finding present and absent, or the event; nothing for numbers."""
     marks: dict[str, np.ndarray] = {}
     for name, task, targets in single_targets(table.task, table.targets):
         of = f" of target {name!r}" if name else ""
-        if task.exclusive:
+        if task.timed:
+            marks |= {f"the event{of}": targets[:, EVENT] == 1}
+        elif task.exclusive:
             marks |= {f"class {one!r}{of}": targets == number for number, one in enumerate(task.classes)}
         elif not task.numeric:
             marks |= {f"finding {one!r}{of}": targets[:, number] == 1 for number, one in enumerate(task.classes)}
@@ -280,7 +284,7 @@ def _marks(table: Table) -> dict[str, np.ndarray]:
 def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     """Return the fold of each row, from 0."""
     patients = table.frame["patient"].to_numpy()
-    labels = _labels(table, len(np.unique(patients)) // count)
+    labels = strata(table, len(np.unique(patients)) // count)
     by_name = np.argsort(
         [blake2b(f"{seed} {key}".encode(), digest_size=8).hexdigest() for key in table.keys], kind="stable"
     )
@@ -293,18 +297,21 @@ def _drawn(table: Table, count: int, seed: int) -> np.ndarray:
     return parts
 
 
-def _labels(table: Table, most: int) -> np.ndarray:
-    """Return the number ``(n,)`` by which each row is stratified: of several targets the first, -1 where unknown."""
+def strata(table: Table, most: int = 5) -> np.ndarray:
+    """Return the class by which each row is stratified; of several findings the rarest that it has.
+
+    Numbers are stratified by up to ``most`` quantiles, survival by the event; several targets by the first, -1 where it
+    is unknown.
+    """
     if isinstance(table.task, Targets):
         first = table.task.classes[0]
         labels = np.full(len(table.frame), -1)
-        labels[table.task.known(table.targets)[first]] = _labels(with_target(table, first), most)
+        labels[table.task.known(table.targets)[first]] = strata(with_target(table, first), most)
         return labels
-    return number_strata(table.targets, most) if table.task.numeric else strata(table)
-
-
-def strata(table: Table) -> np.ndarray:
-    """Return the class by which each row is stratified; of several findings the rarest that it has."""
+    if table.task.numeric:
+        return number_strata(table.targets, most)
+    if table.task.timed:
+        return table.targets[:, EVENT].astype(np.int64)
     if table.task.exclusive:
         return table.targets
     order = np.argsort(np.nansum(table.targets, axis=0), kind="stable")

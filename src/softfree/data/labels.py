@@ -16,7 +16,7 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task, TaskKind
 from softfree_runtime.sources.identity import is_no_label, may_be_no_label, plain_text, same_labels
 
-ONE_TARGET = ("label", "labels", "positive", "task", "classes_in_order")
+ONE_TARGET = ("label", "event", "labels", "positive", "task", "classes_in_order")
 """Options that say what a single target is."""
 LABEL_OPTIONS = (*ONE_TARGET, "variables", "categorical", "targets")
 """Options that say what a table's labels and variables are; arguments of :func:`softfree.data.table.read_table`."""
@@ -29,7 +29,13 @@ def label_options(options: object) -> dict[str, Any]:
 
 
 def check_label_options(
-    *, labels: Sequence[str] | None, positive: str | None, task: Target | None, order: Sequence[str] | None
+    *,
+    label: str = "label",
+    labels: Sequence[str] | None,
+    positive: str | None,
+    task: Target | None,
+    order: Sequence[str] | None,
+    event: str | None = None,
 ) -> None:
     """Refuse options that contradict each other.
 
@@ -40,6 +46,15 @@ def check_label_options(
         raise UserError("positive is for one label column with two classes; findings in several columns have none")
     if order is not None and task != "ordinal":
         raise UserError("classes_in_order is for --task ordinal; add it, or leave the order out")
+    if (event is None) == (task == "survival"):
+        if event is not None:
+            raise UserError(f"--event {event} is for --task survival; add it, or leave the event out")
+        raise UserError(
+            "--task survival needs --event, the column with 1 for rows whose --label is the time of the event and 0 for"
+            " those whose observation ended then without it"
+        )
+    if event is not None and event == label:
+        raise UserError(f"--label and --event both name the column {label!r}; the first is the time, in numbers")
     if task is None:
         return
     for name, value in (("labels", labels), ("positive", positive)):
@@ -183,12 +198,6 @@ def read_numbers(path: Path, table: TableFile, label: str, classes: Sequence[str
             " nothing to predict"
         )
     return Task("regression", tuple(classes) if classes is not None else (label,)), numbers
-
-
-def number_strata(targets: np.ndarray, most: int) -> np.ndarray:
-    """Return the quantile ``(n,)``, from 0, that each number lies in, of up to five with about equal counts."""
-    cuts = np.quantile(targets, np.linspace(0, 1, max(1, min(5, most)) + 1)[1:-1])
-    return np.searchsorted(cuts, targets, side="right")
 
 
 def read_findings(

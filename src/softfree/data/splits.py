@@ -7,11 +7,13 @@ from hashlib import blake2b
 
 import numpy as np
 
+from softfree.data.follow_up import EVENT
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.targets import single_targets
 from softfree_runtime.core.task import Task
 
 _SMALLEST = 1e-9  # below, a fraction is rounding error, as in 1 - 0.8 - 0.2
+_PATIENTS_OF_STRATUM = 6  # at least, so that each split can have some
 _LEAST = 0.5  # minimum share of a split in a class, relative to its fraction
 
 
@@ -71,10 +73,16 @@ def split_patients(
 def _patients_by_class(task: Task, targets: np.ndarray, patients: np.ndarray, count: int) -> np.ndarray:
     """Return whether each patient has rows of each class, ``(P, M)``; findings count as present and as absent.
 
-    Numbers count as one class that all have whose number is known.
+    The first class of numbers is one that all have whose number is known, and others are their fifths; those of
+    survival are the event and its absence.
     """
     if task.numeric:
-        marks = ~np.isnan(targets[:, None])  # each split has patients; how their numbers are spread is random
+        known = ~np.isnan(targets)
+        fifths = np.full(len(targets), -1)
+        fifths[known] = number_strata(targets[known], count // _PATIENTS_OF_STRATUM)
+        marks = np.concatenate([known[:, None], fifths[:, None] == np.unique(fifths[known])], axis=1)
+    elif task.timed:
+        marks = targets[:, EVENT, None] == np.array([1, 0])
     elif task.exclusive:
         marks = targets[:, None] == np.arange(len(task.classes))
     else:
@@ -82,6 +90,17 @@ def _patients_by_class(task: Task, targets: np.ndarray, patients: np.ndarray, co
     has_class = np.zeros((count, marks.shape[1]), bool)
     np.logical_or.at(has_class, patients, marks)
     return has_class
+
+
+def number_strata(targets: np.ndarray, most: int) -> np.ndarray:
+    """Return the quantile ``(n,)``, from 0, that each number lies in, of up to five with about equal counts."""
+    cuts = np.quantile(targets, np.linspace(0, 1, max(1, min(5, most)) + 1)[1:-1])
+    return np.searchsorted(cuts, targets, side="right")
+
+
+def strata_in_words(task: Task) -> str:
+    """Say by what patients are stratified."""
+    return "fifths of the number" if task.numeric else "event" if task.timed else "class"
 
 
 def _balance(
@@ -114,8 +133,8 @@ def _refuse_rare_classes(task: Task, has_class: np.ndarray, assigned: np.ndarray
     for number, name in enumerate(task.classes):
         own = has_class[:, number]
         if own.any() and len(np.unique(assigned[own])) < splits:
-            what = "column" if task.numeric else "class"
+            what = f"column {name!r}" if task.numeric else "the event" if task.timed else f"class {name!r}"
             raise UserError(
-                f"{what} {name!r} has {own.sum()} patient{'s' if own.sum() > 1 else ''}, too few for"
+                f"{what} has {own.sum()} patient{'s' if own.sum() > 1 else ''}, too few for"
                 f" {splits} splits; add some, give the rows the split 'extra', or fill in a split column yourself"
             )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.folds import Folds, strata
+from softfree.data.follow_up import EVENT
 from softfree.data.table import Table
 from softfree_runtime.core.errors import UserError
 
@@ -68,13 +69,20 @@ def training_rows(folds: Folds, draw: int) -> np.ndarray:
 
 
 def _check_classes(part: Table, kept: np.ndarray, fraction: float, fold: str) -> None:
-    targets, classes = part.targets, part.task.classes
-    for number, name in enumerate(classes):
-        present = targets == number if part.task.exclusive else targets[:, number] == 1
+    for name, present in _present(part).items():
         if present.any() and not present[kept].any():
             raise UserError(
-                f"{fraction:g} of the training patients of fold {fold} leaves none with {name!r}; use larger fractions"
+                f"{fraction:g} of the training patients of fold {fold} leaves none with {name}; use larger fractions"
             )
+
+
+def _present(part: Table) -> dict[str, np.ndarray]:
+    """Return which rows have each class or finding, or the event; nothing for numbers."""
+    task, targets = part.task, part.targets
+    if task.timed:
+        return {"the event": targets[:, EVENT] == 1}
+    names = [] if task.numeric else task.classes
+    return {f"{name!r}": targets == k if task.exclusive else targets[:, k] == 1 for k, name in enumerate(names)}
 
 
 def check_fractions(fractions: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.options import Target
+from softfree.data.follow_up import read_times
 from softfree.data.labels import (
     check_label_options,
     read_classes,
@@ -20,12 +21,11 @@ from softfree.data.labels import (
     refuse_with_targets,
     tidy_labels,
 )
-from softfree.data.splits import split_patients
+from softfree.data.splits import split_patients, strata_in_words
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
 from softfree.data.targets import TargetSpec, read_target_columns, read_targets, tidy_targets
 from softfree.data.variables import check_variables
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.core.targets import single_targets
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources.cases import CASE, TIME, VIEW
 from softfree_runtime.sources.folder_names import split_named
@@ -119,6 +119,7 @@ def read_table(
     path: str | Path,
     *,
     label: str = "label",
+    event: str | None = None,
     labels: Sequence[str] | None = None,
     positive: str | None = None,
     task: Target | None = None,
@@ -141,11 +142,12 @@ def read_table(
 
     Args:
         path: The table.
-        label: Column with one class per row.
+        label: Column with one class per row, or a number, or of survival the time.
+        event: Of survival, the column with 1 (event) and 0 (censored).
         labels: Several 0/1 columns instead; an empty cell is unknown.
         positive: The positive class of a two-class task; default: the last in alphabetical order.
-        task: ``ordinal`` if the classes have an order, ``regression`` if ``label`` holds numbers; default: classes
-            without an order, or findings.
+        task: ``ordinal`` if the classes have an order, ``regression`` if ``label`` holds numbers, ``survival``
+            if it holds times to an event; default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task, from the lowest to the highest; default: whole numbers by
             their value.
         variables: Columns with clinical variables; see :mod:`softfree.data.variables`.
@@ -165,11 +167,12 @@ def read_table(
         UserError: Names lines of the file, never a patient.
     """
     path = Path(path)
-    check_label_options(labels=labels, positive=positive, task=task, order=classes_in_order)
+    check_label_options(label=label, labels=labels, positive=positive, task=task, order=classes_in_order, event=event)
     wanted = [label] if labels is None else list(labels)
+    wanted += [] if event is None else [event]
     specs: Sequence[TargetSpec] = ()
     if targets is not None:
-        own = {"label": label, "labels": labels, "positive": positive, "task": task}
+        own = {"label": label, "labels": labels, "positive": positive, "task": task, "event": event}
         refuse_with_targets(own | {"classes_in_order": classes_in_order})
         specs = read_targets(targets) if isinstance(targets, Path) else targets
         wanted = list(dict.fromkeys(name for spec in specs for name in spec.columns))
@@ -185,8 +188,9 @@ def read_table(
         source = tidy_targets(path, source, specs)
     elif labels is None:
         notes_before = source.notes
-        source, words = tidy_labels(source, label, None if task == "regression" else classes)
-        if task == "regression":  # the notes are about classes
+        are_numbers = task in ("regression", "survival")
+        source, words = tidy_labels(source, label, None if are_numbers else classes)
+        if are_numbers:  # the notes are about classes
             source = replace(source, notes=notes_before)
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
@@ -196,6 +200,8 @@ def read_table(
         read, values = read_target_columns(path, rows, specs)
     elif task == "regression":
         read, values = read_numbers(path, rows, label, classes)
+    elif event is not None:
+        read, values = read_times(path, rows, label, event, classes)
     elif labels is None:
         ordered = task == "ordinal"
         read, values = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
@@ -219,8 +225,7 @@ def read_table(
         fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
         before = None if known is None else known.splits_of(keys)
         frame["split"] = split_patients(read, values, frame["patient"].to_numpy(), keys, fractions, seed, before)
-        stratified = not all(task.numeric for _, task, _ in single_targets(read, values))
-        split_made = _split_in_words(frame, fractions, seed, stratified=stratified)
+        split_made = _split_in_words(frame, fractions, seed, read)
         if known is not None and before is not None:
             new = len({key for key, split in zip(keys, before, strict=True) if not split})
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
@@ -433,10 +438,9 @@ def _refuse_shared_patients(path: Path, frame: pd.DataFrame, table: TableFile) -
         )
 
 
-def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int, *, stratified: bool) -> str:
+def _split_in_words(frame: pd.DataFrame, fractions: Mapping[str, float], seed: int, task: Task) -> str:
     shown = {name: fraction for name, fraction in fractions.items() if fraction > 1e-9}
     shares = ", ".join(f"{name} {100 * fraction:.0f} %" for name, fraction in shown.items())
     drawn = "patients" if "patient_id" in frame and frame["patient_id"].notna().any() else "images"
     warning = "" if drawn == "patients" else "; without patient ids, a patient may be in two splits"
-    by_class = ", stratified by class" if stratified else ""
-    return f"{drawn} drawn into {shares}{by_class}, seed {seed}{warning}"
+    return f"{drawn} drawn into {shares}, stratified by {strata_in_words(task)}, seed {seed}{warning}"

@@ -120,7 +120,8 @@ def task_in_config(task: Task, path: Path | None) -> dict[str, Any]:
         task: The task that was read.
         path: The file of its targets; None for a single task.
     """
-    content = {"kind": task.kind, "classes": list(task.classes)}
+    content: dict[str, Any] = {"kind": task.kind, "classes": list(task.classes)}
+    content |= {"cuts": list(task.cuts)} if task.timed else {}
     if not isinstance(task, Targets) or path is None:
         return content
     parts = dict(task.parts)

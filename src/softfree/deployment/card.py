@@ -16,7 +16,7 @@ from softfree.deployment.loss import Loss
 from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.outputs import Answers
+from softfree_runtime.core.outputs import Postprocessing
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
@@ -43,15 +43,18 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         group=run.groups_by_patient,
         sets=run.calibration.sets,
         scale=run.calibration.scale,
+        survival=run.calibration.survival,
         unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,
         targets={name: _answers(part) for name, part in run.parts.items()},
     )
 
 
-def _answers(part: Run) -> Answers:
+def _answers(part: Run) -> Postprocessing:
     """Collect what turns the outputs of one of several targets into columns."""
     calibration = part.calibration
-    return Answers(part.task, calibration.temperature, calibration.thresholds, calibration.sets, calibration.scale)
+    return Postprocessing(
+        part.task, calibration.temperature, calibration.thresholds, calibration.sets, calibration.scale
+    )
 
 
 def with_loss(about: Metadata, loss: Loss, distance_shift: float | None = None) -> Metadata:

@@ -160,15 +160,12 @@ def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
 def _path(run: Run, options: ExportOptions) -> Path:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}[options.format]
     bits = "_int8" if options.int8 != "none" else "_fp16" if options.precision == "fp16" else ""
-    narrow = options.int8 != "none" or options.precision != "fp32"
-    if run.parts and narrow:
+    bits = options.int8 if options.int8 != "none" else options.precision
+    if run.parts and bits != "fp32":
         raise UserError("int8 and fp16 are checked by the loss of one target; export several targets in fp32")
-    if (
-        not run.parts
-        and run.task.numeric
-        and (bits := options.int8 if options.int8 != "none" else options.precision) != "fp32"
-    ):
-        raise UserError(f"{bits} is checked by its loss of AUROC, which a regression does not have; export fp32")
+    if not run.parts and not run.task.by_class and bits != "fp32":
+        what = "survival" if run.task.timed else "a regression"
+        raise UserError(f"{bits} is checked by its loss of AUROC, which {what} does not have; export fp32")
     path = options.out or run.folder / f"model{bits}{suffix}"
     if path.suffix.lower() != suffix:
         raise UserError(f"--out {path}: expected a name ending in {suffix}")

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from softfree.evaluation import delong
+from softfree.evaluation.answers import Answers
 from softfree.evaluation.bootstrap import distribution
 from softfree.evaluation.formatting import signed
 from softfree.evaluation.intervals import bias_corrected, bootstrap_p
 from softfree.evaluation.metric_specs import Quantity
-from softfree.evaluation.metrics import all_quantities, draws_of, independent, main_metric, max_left_out, resampled
+from softfree.evaluation.metrics import (
+    MainMetric,
+    all_quantities,
+    draws_of,
+    independent,
+    main_metric,
+    max_left_out,
+    resampled,
+)
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.times import Times
 from softfree.evaluation.values import Values
 from softfree_runtime.core.errors import UserError
 
@@ -25,6 +34,9 @@ ORDINAL = ("auroc_above", "quadratic_kappa", "mae")
 """Further metrics that are compared for ordered classes."""
 NUMERIC = ("mae", "rmse", "r2")
 """Metrics that are compared for numbers."""
+TIMED = ("c_index", "integrated_brier", "auroc_at", "brier_at")
+"""Metrics that are compared for survival; but for the first, only at the same horizons."""
+TITLES = {"auroc": "AUROC", "mae": "mean absolute error", "c_index": "C-index"}
 Thresholds = Mapping[str, float] | None
 Draws = Mapping[str, np.ndarray]
 
@@ -68,15 +80,15 @@ class Comparison:
 
 
 def compare(
-    a: Scores | Values,
-    b: Scores | Values,
+    a: Answers,
+    b: Answers,
     *,
     margin: float | None = None,
     seed: int = 0,
     num_bootstrap: int = 2000,
     thresholds: tuple[Thresholds, Thresholds] = (None, None),
     names: tuple[str, str] = ("The first", "the second"),
-    only: Literal["auroc", "mae"] | None = None,
+    only: MainMetric | None = None,
     draws: tuple[Draws, Draws] | None = None,
 ) -> Comparison:
     """Compare two models on the same samples, with two-sided 95 % intervals of ``a - b``.
@@ -112,17 +124,19 @@ def compare(
     return Comparison(differences, margin, non_inferior, verdict)
 
 
-def _answers(scores: Scores | Values) -> np.ndarray:
+def _answers(scores: Answers) -> np.ndarray:
+    if isinstance(scores, Times):
+        return scores.risks
     return scores.predicted if isinstance(scores, Values) else scores.probabilities
 
 
 def _differences(
-    a: Scores | Values,
-    b: Scores | Values,
+    a: Answers,
+    b: Answers,
     thresholds: tuple[Thresholds, Thresholds],
     seed: int,
     num_bootstrap: int,
-    only: Literal["auroc", "mae"] | None,
+    only: MainMetric | None,
     given_draws: tuple[Draws, Draws] | None,
 ) -> dict[str, Difference]:
     """Compare balanced accuracy and all AUROCs, or the errors of predicted numbers."""
@@ -130,7 +144,10 @@ def _differences(
     statistics = ("auroc", *(ORDINAL if a.task.ordered else ()), "balanced_accuracy")
     if a.task.numeric:
         statistics = NUMERIC
+    if isinstance(a, Times) and isinstance(b, Times):
+        statistics = TIMED if a.horizons == b.horizons else TIMED[:1]
     compared = [name for name in first if name.partition("/")[0] in statistics and only in (None, name)]
+    compared = [name for name in compared if name in second]
     names = sorted(compared, key=lambda name: ("/" in name, statistics.index(name.partition("/")[0])))
     draws = given_draws or [
         distribution(resampled(items, names), scores.patients, num_bootstrap=num_bootstrap, seed=seed)
@@ -156,9 +173,9 @@ def _identical(difference: Difference) -> Difference:
     return replace(difference, low=0.0, high=0.0, p=1.0, reason="both give the same probabilities")
 
 
-def _check_same(a: Scores | Values, b: Scores | Values) -> None:
+def _check_same(a: Answers, b: Answers) -> None:
     fix = "score both models on the same table and split"
-    if a.task != b.task:
+    if replace(a.task, cuts=()) != replace(b.task, cuts=()):
         raise UserError(f"got a {a.task.kind} task of {len(a.task.classes)} classes and a {b.task.kind} task of "
                         f"{len(b.task.classes)}; expected the same classes in the same order: {fix}")  # fmt: skip
     if len(a) != len(b):
@@ -203,14 +220,12 @@ def _by_bootstrap(x: Quantity, y: Quantity, name: str, draws: Sequence[Draws], w
     return Difference(x.value, y.value, value, low, high, p, method, n, positives, reason)
 
 
-def _judge(
-    main: Difference, metric: Literal["auroc", "mae"], margin: float | None, a: str, b: str
-) -> tuple[bool | None, str]:
+def _judge(main: Difference, metric: MainMetric, margin: float | None, a: str, b: str) -> tuple[bool | None, str]:
     """Compare the main difference with 0 and the margin, in words."""
     if math.isnan(main.low):
         why = f": {main.reason}" if main.reason else ""
         return None, f"{a} cannot be compared with {b}, because the difference has no interval{why}."
-    title, better = ("mean absolute error", "predicts") if metric == "mae" else ("AUROC", "ranks")
+    title, better = TITLES[metric], "predicts" if metric == "mae" else "ranks"
     sizes = f"{title} {main.a:.3f} against {main.b:.3f}, difference {signed(main.value)} (95 % interval "
     sizes += f"{signed(main.low)} to {signed(main.high)})"
     # How much better a is: an error is better if it is lower.

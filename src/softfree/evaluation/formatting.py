@@ -43,6 +43,10 @@ NAMES = {
     "intercept": "Calibration intercept",
     "interval_coverage": "Interval coverage",
     "brier": "Brier score",
+    "c_index": "C-index",
+    "integrated_brier": "Integrated Brier score",
+    "auroc_at": "AUROC at",
+    "brier_at": "Brier score at",
     "ece": "Calibration error",
 }
 ABSENT = "–"
@@ -64,7 +68,7 @@ def name_of(metric: str) -> str:
     words = NAMES.get(statistic, statistic)
     if not of:
         return words
-    return f"{words} {of}" if statistic == "auroc_above" else f"{words}, {of}"
+    return f"{words} {of}" if statistic in ("auroc_above", "auroc_at", "brier_at") else f"{words}, {of}"
 
 
 def number(value: float) -> str:
@@ -96,12 +100,15 @@ def summary_rows(metrics: Mapping[str, Metric]) -> list[SummaryRow]:
     """Format metrics, one row each, in their order."""
     rows = []
     for name, metric in metrics.items():
-        rows.append(SummaryRow(name_of(name), number(metric.value), interval(metric), _samples(metric), how(metric)))
+        value, samples = number(metric.value), _samples(name, metric)
+        rows.append(SummaryRow(name_of(name), value, interval(metric), samples, how(metric)))
     return rows
 
 
-def _samples(metric: Metric) -> str:
+def _samples(name: str, metric: Metric) -> str:
     """State the samples of a metric: a specificity is over negatives only."""
+    if name.startswith(("c_index", "auroc_at")):
+        return f"{metric.n} ({metric.n_positive} events)"
     if metric.n_positive is None or metric.n == 0:
         return f"{metric.n}"
     if metric.n_positive in (0, metric.n):

@@ -36,7 +36,7 @@ class Point:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """``score(n) = a - b * n ** -c``."""
+    """``score(n) = a - b * n ** -c``; of an error, b is negative."""
 
     a: float
     b: float
@@ -68,12 +68,13 @@ class Fitted:
         return Point(patients, value, float(low), float(high))
 
 
-def summarize(patients: np.ndarray, scores: np.ndarray) -> list[Point]:
+def summarize(patients: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> list[Point]:
     """Return mean and interval of each size.
 
     Args:
         patients: ``(S,)``.
         scores: ``(D, S)``: of each draw; NaN where it has none.
+        highest: Highest possible score; the lowest is 0.
     """
     points = []
     for number, column in zip(patients, scores.T, strict=True):
@@ -82,24 +83,28 @@ def summarize(patients: np.ndarray, scores: np.ndarray) -> list[Point]:
         half = math.nan
         if len(values) > 1:
             half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        low, high = np.clip([mean - half, mean + half], 0, 1)
+        low, high = np.clip([mean - half, mean + half], 0, highest)
         points.append(Point(float(number), mean, float(low), float(high)))
     return points
 
 
-def fit(patients: np.ndarray, scores: np.ndarray, *, seed: int = 0) -> Fitted | None:
+def fit(patients: np.ndarray, scores: np.ndarray, *, seed: int = 0, lower: bool = False) -> Fitted | None:
     """Fit an inverse power law to the means over draws, each weighted by its standard error.
 
     The form is that of Figueroa et al., BMC Medical Informatics and Decision Making 12:8 (2012).
 
     Args:
         patients: ``(S,)`` increasing numbers of training patients.
-        scores: ``(D, S)``: AUROC or another score up to 1 of each draw.
+        scores: ``(D, S)``: AUROC or another score up to 1 of each draw, or with ``lower`` an error of at least 0.
         seed: Of the resampling of draws.
+        lower: The score is an error, which falls with more patients.
 
     Returns:
         None with fewer than four sizes or without a score.
     """
+    if lower:  # 1 minus the error, in units of the largest, is a score up to 1
+        unit = float(np.nanmax(scores, initial=0.0)) or 1.0
+        return _as_error(fit(patients, 1 - scores / unit, seed=seed), unit)
     scores = scores[~np.isnan(scores).any(axis=1)]
     draws, sizes = scores.shape
     if sizes < MIN_SIZES or not draws:
@@ -110,6 +115,14 @@ def fit(patients: np.ndarray, scores: np.ndarray, *, seed: int = 0) -> Fitted | 
     if draws >= MIN_DRAWS:
         chosen = np.random.default_rng(seed).integers(draws, size=(NUM_BOOTSTRAP, draws))
         laws = _fit(patients, scores[chosen].mean(axis=1), errors)
+    return Fitted(law, tuple(laws))
+
+
+def _as_error(fitted: Fitted | None, unit: float) -> Fitted | None:
+    """Turn laws of ``1 - error / unit`` into laws of the error."""
+    if fitted is None:
+        return None
+    law, *laws = (PowerLaw(unit * (1 - one.a), -unit * one.b, one.c) for one in (fitted.law, *fitted.laws))
     return Fitted(law, tuple(laws))
 
 

@@ -38,6 +38,7 @@ class Quantity:
         parts: Names of the quantities that it averages.
         note: Its definition, in words.
         reason: Why it is undefined, or what is missing from it.
+        patients: Number of patients behind it, if not all of those in ``rows`` count.
     """
 
     value: float
@@ -50,6 +51,7 @@ class Quantity:
     parts: tuple[str, ...] = ()
     note: str = ""
     reason: str | None = None
+    patients: int | None = None
 
     def against_others(self, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return truth, score and patients of the class or classes that it is about, against all others."""

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from softfree.evaluation import delong
+from softfree.evaluation.answers import Answers
 from softfree.evaluation.bootstrap import Statistic, distribution
 from softfree.evaluation.intervals import (
     MAX_LEFT_OUT,
@@ -23,11 +24,19 @@ from softfree.evaluation.intervals import (
 )
 from softfree.evaluation.metric_specs import Quantity, aurocs, quantities
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.survival_quantities import survival_quantities
+from softfree.evaluation.times import Times
 from softfree.evaluation.value_metrics import value_quantities
 from softfree.evaluation.values import Values
 from softfree_runtime.core.task import Task
 
+MainMetric = Literal["auroc", "mae", "c_index"]
+"""The metrics by which models are compared first."""
 ORDER = (
+    "c_index",
+    "integrated_brier",
+    "auroc_at",
+    "brier_at",
     "auroc",
     "auroc_delong",
     "auroc_above",
@@ -88,13 +97,13 @@ class Metric:
 
 
 def measure(
-    scores: Scores | Values,
+    scores: Answers,
     thresholds: Mapping[str, float] | None,
     *,
     seed: int = 0,
     num_bootstrap: int = 2000,
     level: float = 0.95,
-    only: Literal["auroc", "mae"] | None = None,
+    only: MainMetric | None = None,
     draws: Mapping[str, np.ndarray] | None = None,
     prevalence: float | None = None,
 ) -> dict[str, Metric]:
@@ -108,7 +117,8 @@ def measure(
     numbers, also have ``quadratic_kappa``. An ordinal task has ``mae``, the mean distance of the predicted class from
     the true one, counted in classes; ``auroc_above/<class>``, of the classes above one against the others; and its
     ``auroc`` is the mean of these. Unknown truths are ignored. A regression has the metrics of
-    :func:`~softfree.evaluation.value_metrics.value_quantities`.
+    :func:`~softfree.evaluation.value_metrics.value_quantities`, survival those of
+    :func:`~softfree.evaluation.survival_quantities.survival_quantities`.
 
     Intervals: where every patient has one sample, DeLong's for an AUROC, Wilson's for proportions, else (and for means
     over classes always) the bias-corrected percentile bootstrap over patients. A binary task with repeated patients
@@ -153,13 +163,23 @@ def measure(
     return {name: found[name] for name in sorted(found, key=ranks.__getitem__)}
 
 
-def main_metric(task: Task) -> Literal["auroc", "mae"]:
+def main_metric(task: Task) -> MainMetric:
     """Name the metric by which models of a task are compared first."""
-    return "mae" if task.numeric else "auroc"
+    return target_metric(task.kind)
+
+
+def target_metric(kind: str | None) -> MainMetric:
+    """Return :func:`main_metric` of a kind of task, as ``--task`` names it; None for classes or findings."""
+    return "mae" if kind == "regression" else "c_index" if kind == "survival" else "auroc"
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a lower value of a metric is better, as of an error."""
+    return metric.partition("/")[0] in ("mae", "rmse", "brier", "brier_at", "integrated_brier", "ece")
 
 
 def all_quantities(
-    scores: Scores | Values,
+    scores: Answers,
     thresholds: Mapping[str, float] | None = None,
     prevalence: float | None = None,
     only: str | None = None,
@@ -167,13 +187,15 @@ def all_quantities(
     """List the quantities of a task by name, or if ``only`` is ``auroc`` those that it consists of."""
     if isinstance(scores, Values):
         return value_quantities(scores)
+    if isinstance(scores, Times):
+        return survival_quantities(scores)
     return aurocs(scores) if only == "auroc" else quantities(scores, thresholds, prevalence)
 
 
-def draws_of_auroc(scores: Scores | Values, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
+def draws_of_auroc(scores: Answers, *, seed: int, num_bootstrap: int) -> dict[str, np.ndarray]:
     """Resample what an AUROC and its difference from another need; nothing where DeLong's intervals suffice.
 
-    Of a regression, the mean absolute error takes its place.
+    Of a regression, the mean absolute error takes its place, of survival the C-index.
     """
     main = main_metric(scores.task)
     items = all_quantities(scores, only=main)
@@ -199,8 +221,10 @@ def max_left_out(item: Quantity, draws: Mapping[str, np.ndarray]) -> float:
     return MAX_LEFT_OUT_OF_MEAN if item.parts and enough else MAX_LEFT_OUT
 
 
-def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores | Values) -> int:
+def independent(item: Quantity, items: Mapping[str, Quantity], scores: Answers) -> int:
     """Count the patients behind a quantity: of the smaller class if it compares two, of the scarcest part of a mean."""
+    if item.patients is not None:
+        return item.patients
     if item.parts:
         return min(independent(items[part], items, scores) for part in item.parts)
     about_a_class = item.k is not None and item.family in ("auroc", "other") and item.n_positive is not None
@@ -214,7 +238,7 @@ def independent(item: Quantity, items: Mapping[str, Quantity], scores: Scores | 
 def _interval(
     item: Quantity,
     name: str,
-    scores: Scores | Values,
+    scores: Answers,
     draws: Mapping[str, np.ndarray],
     level: float,
     words: str,
@@ -244,7 +268,7 @@ def _delong(item: Quantity, scores: Scores, level: float) -> Interval:
     return Interval(area.low, area.high, area.method, area.reason)
 
 
-def _at_the_edge(item: Quantity, scores: Scores | Values, level: float) -> Interval | None:
+def _at_the_edge(item: Quantity, scores: Answers, level: float) -> Interval | None:
     """Interval of a 0 or 1 with repeated patients: each counts as one sample, which is conservative."""
     if item.family == "proportion":
         patients = len(np.unique(scores.patients[item.rows]))

@@ -56,7 +56,8 @@ def _sections(report: Report, values: Values) -> Iterator[Section]:
     ]
     yield Section(title="Results", table=Grid(("Metric", "Value", "95 % interval"), rows))
     if report.baselines or report.baseline_notes:
-        yield _compared(
+        yield compared(
+            "mae",
             "Comparison with simpler models",
             "Ridge regressions on features without fine detail, fitted on the training samples and measured on the same"
             " samples as the model. A positive difference means that the model is worse.",
@@ -73,37 +74,46 @@ def _sections(report: Report, values: Values) -> Iterator[Section]:
     yield Section(title="Figures", drawings=drawings)
     if report.comparisons:
         verdicts = [other.comparison.verdict for other in report.comparisons if other.comparison]
-        yield _compared("Comparison", "", [(other.name, other) for other in report.comparisons], verdicts)
+        yield compared("mae", "Comparison", "", [(other.name, other) for other in report.comparisons], verdicts)
     if report.folds:
-        yield _groups("Folds", "Fold held out", report.folds, report.fold_note)
+        yield grouped(OF_GROUPS, "Folds", "Fold held out", report.folds, report.fold_note)
     for column, groups in report.subgroups.items():
-        yield _groups(f"Subgroups by {column}", "Group", groups, subgroups.NOTE)
-    yield _data(report)
-    yield Section(title="Cost", table=Grid(("", ""), list(report.cost.items())))
-    yield Section(title="Versions", table=Grid(("Package", "Version"), list(report.versions.items())))
+        yield grouped(OF_GROUPS, f"Subgroups by {column}", "Group", groups, subgroups.NOTE)
+    yield from about(report)
 
 
-def _compared(title: str, text: str, others: Sequence[tuple[str, Compared]], notes: Sequence[str]) -> Section:
+def compared(
+    metric: str, title: str, text: str, others: Sequence[tuple[str, Compared]], notes: Sequence[str]
+) -> Section:
+    """Compose a section that compares with other models by a metric."""
     rows: list[list[Cell]] = []
     for name, other in others:
-        difference = None if other.comparison is None else other.comparison.differences["mae"]
+        difference = None if other.comparison is None else other.comparison.differences[metric]
         cell: Cell = "" if difference is None else (output.signed(difference.value), output.interval(difference))
         rows.append([name, (output.number(other.auroc.value), output.interval(other.auroc)), cell])
-    table = Grid(("", "Mean absolute error", "This model minus the other"), rows) if rows else None
+    table = Grid(("", output.name_of(metric), "This model minus the other"), rows) if rows else None
     return Section(title=title, paragraphs=[text] if text else [], table=table, notes=notes)
 
 
-def _groups(title: str, heading: str, groups: Sequence[GroupRow], note: str) -> Section:
+def grouped(names: Sequence[str], title: str, heading: str, groups: Sequence[GroupRow], note: str) -> Section:
+    """Compose a section with metrics of groups."""
     rows: list[list[Cell]] = []
     for group in groups:
         name: Cell = (group.group, "small group: unreliable") if group.small else group.group
-        rows.append([name, str(group.n), *_cells(group.metrics)])
-    columns = (heading, "Samples", *(output.name_of(name) for name in OF_GROUPS))
+        rows.append([name, str(group.n), *_cells(group.metrics, names)])
+    columns = (heading, "Samples", *(output.name_of(name) for name in names))
     return Section(title=title, paragraphs=[note], table=Grid(columns, rows))
 
 
-def _cells(metrics: Mapping[str, Metric]) -> list[Cell]:
-    return [(output.number(metrics[name].value), output.interval(metrics[name])) for name in OF_GROUPS]
+def _cells(metrics: Mapping[str, Metric], names: Sequence[str]) -> list[Cell]:
+    return [(output.number(metrics[name].value), output.interval(metrics[name])) for name in names]
+
+
+def about(report: Report) -> Iterator[Section]:
+    """Compose the sections on data, cost and versions."""
+    yield _data(report)
+    yield Section(title="Cost", table=Grid(("", ""), list(report.cost.items())))
+    yield Section(title="Versions", table=Grid(("Package", "Version"), list(report.versions.items())))
 
 
 def _data(report: Report) -> Section:

@@ -19,6 +19,7 @@ from sklearn.metrics import confusion_matrix
 
 from softfree.evaluation import formatting as output
 from softfree.evaluation import plots, subgroups
+from softfree.evaluation.answers import Answers
 from softfree.evaluation.comparison import Comparison
 from softfree.evaluation.conformal import ClassCoverage, Coverage
 from softfree.evaluation.metric_specs import predict_labels, threshold_of
@@ -26,7 +27,6 @@ from softfree.evaluation.metrics import Metric
 from softfree.evaluation.plots import style
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow
-from softfree.evaluation.values import Values
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.core.task import Task
 
@@ -100,7 +100,7 @@ class Report:
     data_notes: Sequence[str]
     cost: Mapping[str, str]
     metrics: Mapping[str, Metric]
-    scores: Scores | Values
+    scores: Answers
     thresholds: Mapping[str, float]
     command: str
     versions: Mapping[str, str]

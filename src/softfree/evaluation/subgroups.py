@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
+from softfree.evaluation.answers import Answers
+from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.metrics import Metric, measure
-from softfree.evaluation.scores import Scores
-from softfree.evaluation.values import Values
 from softfree_runtime.core.errors import UserError
 
 FEW_VALUES = 8
@@ -51,7 +51,7 @@ class GroupRow:
 
 
 def by_group(
-    scores: Scores | Values,
+    scores: Answers,
     values: pd.Series,
     thresholds: Mapping[str, float] | None = None,
     *,
@@ -90,8 +90,8 @@ def by_group(
 def describe_folds(rows: Sequence[GroupRow]) -> str:
     """Say what the spread of the folds of a cross-validation means, and how much of it their size explains."""
     note = "Each sample was predicted by a model that was not trained on its patient."
-    name = "auroc" if rows and "auroc" in rows[0].metrics else "mae"
-    title = "AUROC" if name == "auroc" else "mean absolute error"
+    name = next((name for name in TITLES if rows and name in rows[0].metrics), "auroc")
+    title = TITLES[name]
     measured = [row.metrics[name] for row in rows if not math.isnan(row.metrics[name].value)]
     if len(measured) < 2:
         return note
@@ -110,9 +110,10 @@ def describe_folds(rows: Sequence[GroupRow]) -> str:
     )
     if name == "mae":
         return note
+    higher = "risks" if name == "c_index" else "probabilities"
     return (
         f"{note} The pooled result also compares samples of different folds, so that it is lower if the models of"
-        " the folds differ in how high their probabilities are."
+        f" the folds differ in how high their {higher} are."
     )
 
 

@@ -78,7 +78,7 @@ def disagreements(members: np.ndarray, run: Run) -> pd.DataFrame:
     """Return the column of :func:`disagreement`, in the unit of the target; of several targets one for each."""
     if not run.parts:
         unit = 1 / run.calibration.temperature if run.task.numeric else 1.0
-        return pd.DataFrame({"disagreement": disagreement(members, run.task) * unit})
+        return pd.DataFrame({"disagreement": disagreement(members, run.task, run.calibration) * unit})
     return prefixed({name: disagreements(own, run.parts[name]) for name, own in by_target(members, run).items()})
 
 
@@ -93,33 +93,40 @@ def prefixed(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame.add_prefix(f"{name}.") for name, frame in frames.items()], axis=1)
 
 
-def disagreement(members: np.ndarray, task: Task) -> np.ndarray:
+def disagreement(members: np.ndarray, task: Task, calibration: Calibration | None = None) -> np.ndarray:
     """Return how far the members of an ensemble disagree about each sample; about classes from 0 to 0.5.
 
     This is the standard deviation of their calibrated probabilities, for the class where it is largest; of a
-    regression, of their outputs.
+    regression, of their outputs; of survival, of their risks.
 
     Args:
         members: Calibrated logits (n, M, K); NaN for samples without.
         task: The task.
+        calibration: Of the ensemble; survival needs it.
     """
+    if task.timed:
+        assert calibration is not None
+        assert calibration.survival is not None
+        flat = members.reshape(-1, members.shape[2])
+        return calibration.survival.risks(flat, task).reshape(members.shape[:2]).std(axis=1)
     if task.numeric:
         return np.asarray(members.std(axis=1)[:, 0])
     flat = probabilities(members.reshape(-1, members.shape[2]), task)
-    return flat.reshape(*members.shape[:2], -1).std(axis=1).max(axis=1)
+    return flat.reshape(*members.shape[:2], -1).std(axis=1).max(axis=1)  # ordered classes are one more than outputs
 
 
 def outputs(logits: np.ndarray, task: Task, calibration: Calibration) -> pd.DataFrame:
     """Return the columns that follow from logits ``(n, K)``; empty for NaN.
 
     They are ``p_<class>``, ``raw_<class>`` and ``predicted``, and with conformal sets those of
-    :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`; of a regression ``value``, ``low`` and ``high``.
+    :meth:`~softfree_runtime.core.conformal.ConformalSets.columns`; of a regression ``value``, ``low`` and ``high``;
+    of survival those of :meth:`~softfree_runtime.core.survival.Survival.columns`.
     """
     sets = calibration.sets
-    arguments = (task, calibration.temperature, calibration.thresholds, sets, calibration.scale)
+    arguments = (task, calibration.temperature, calibration.thresholds, sets, calibration.scale, calibration.survival)
     names = columns(np.full(len(task.outputs), np.nan), *arguments)
     table = pd.DataFrame([columns(row, *arguments) for row in logits], columns=list(names))
-    if task.numeric:
+    if not task.by_class:
         return table.astype(np.float64)
     numbers = [f"{kind}_{name}" for kind in ("p", "raw") for name in task.classes]
     table[numbers] = table[numbers].astype(np.float64)

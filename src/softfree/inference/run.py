@@ -229,12 +229,15 @@ class Run:
     def _scales(self) -> tuple[list[Any], list[Any] | None]:
         """Return temperature and shift of each member of an ensemble, relative to its own; of several targets arrays.
 
-        The shift is how far the offset of a member of a regression is above the ensemble's, in its outputs.
+        The shift is what to add to the member's output for one offset (regression) or center (Cox) of all.
         """
         if self.parts:
             return self._scales_of_targets()
         own = self.calibration
         temperatures = [member.calibration.temperature / own.temperature for member in self.members]
+        if own.survival is not None and not self.task.cuts:
+            centers = [member.calibration.survival for member in self.members]
+            return temperatures, [-survival.center for survival in centers if survival is not None]
         if own.scale is None:
             return temperatures, None
         offsets = [member.calibration.scale.offset for member in self.members if member.calibration.scale is not None]
@@ -281,8 +284,9 @@ class Run:
         Returns:
             One row per input: ``path``, ``status`` (``ok`` or the kind of error), ``reason``, ``p_<class>``
             (calibrated), ``raw_<class>`` (before calibration) and ``predicted``; ``set`` (the plausible classes, for
-            findings ``set_<finding>``) and ``abstain``; ``distance`` from the training samples and ``unusual``, whether
-            it is above 1. Runs of earlier versions lack the last ones.
+            findings ``set_<finding>``) and ``abstain``. Of a regression instead ``value``, ``low`` and ``high``; of
+            survival ``risk`` (higher for an earlier event) and ``survival_<horizon>``. Then ``distance`` from the
+            training samples and ``unusual``, whether it is above 1. Runs of earlier versions lack the last ones.
         """
         from softfree.inference.options import InferenceOptions
         from softfree.inference.predict import predict

@@ -18,6 +18,7 @@ from softfree_runtime.core.conformal import ConformalSets, check_sets
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
 from softfree_runtime.core.scale import Scale, check_scale
+from softfree_runtime.core.survival import Survival, check_survival
 from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, shown
 
@@ -40,12 +41,14 @@ class Calibration:
             labeled with its most probable class regardless.
         sets: Minimum probabilities of the classes in conformal sets; None in runs of earlier versions, and of numbers.
         scale: Of a regression: from outputs to numbers; else None.
+        survival: Of survival: the horizons, and of a Cox model its baseline; else None.
     """
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     sets: ConformalSets | None = None
     scale: Scale | None = None
+    survival: Survival | None = None
 
 
 class RunDirectory:
@@ -175,6 +178,7 @@ class RunDirectory:
         scale = check_scale(path, content.pop("scale", None), COPY_AGAIN)
         if task is not None and task.numeric and scale is None:
             raise UserError(f"{path} has no scale, which a regression needs; {COPY_AGAIN}")
+        survival = check_survival(path, content.pop("survival", None), task, COPY_AGAIN)
         fields = check_fields(path, "calibration", content, Calibration)
         temperature, thresholds = fields.get("temperature", 1.0), fields.get("thresholds", {})
         if temperature <= 0:
@@ -188,7 +192,8 @@ class RunDirectory:
                 raise UserError(
                     f"{path}: there is a threshold of {shown(name)}; expected one of {', '.join(task.classes)}"
                 )
-        return Calibration(float(temperature), {name: float(value) for name, value in thresholds.items()}, sets, scale)
+        values = {name: float(value) for name, value in thresholds.items()}
+        return Calibration(float(temperature), values, sets, scale, survival)
 
     def write_calibration(self, calibration: Calibration) -> None:
         """Write ``calibration.json``, and its digest if the run has digests."""

@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from softfree.evaluation.comparison import Comparison, compare
+from softfree.evaluation.answers import Answers
+from softfree.evaluation.comparison import TITLES, Comparison, compare
 from softfree.evaluation.formatting import interval, metrics_to_json, number
-from softfree.evaluation.metrics import MIN_RESAMPLES, Metric, draws_of_auroc, main_metric, measure
+from softfree.evaluation.metrics import MIN_RESAMPLES, MainMetric, Metric, draws_of_auroc, main_metric, measure
 from softfree.evaluation.report import Compared
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.times import Times
 from softfree.evaluation.values import Values
 from softfree.inference.run import Run
 from softfree.reporting.baselines import IMAGES, VARIABLES, column_of, read_baselines
@@ -32,13 +34,13 @@ class BaselineComparison:
         rows: One per baseline, with the difference between it and the model.
         warnings: Evidence against the model, one sentence each.
         notes: Why a baseline is missing or was evaluated on fewer samples, one sentence each.
-        metric: By which they are compared: ``auroc``, or of a regression ``mae``.
+        metric: By which they are compared: ``auroc``, of a regression ``mae``, of survival ``c_index``.
     """
 
     rows: tuple[Compared, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    metric: Literal["auroc", "mae"] = "auroc"
+    metric: MainMetric = "auroc"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON; NaN becomes None."""
@@ -55,7 +57,7 @@ class BaselineComparison:
 def compare_with_baselines(
     run: Run,
     frame: pd.DataFrame,
-    scores: Scores | Values,
+    scores: Answers,
     metrics: Mapping[str, Metric],
     *,
     seed: int,
@@ -105,7 +107,7 @@ class _Resampled:
     There are fewer resamples than for the run's own metrics, so that baselines do not take longer than these.
     """
 
-    def __init__(self, scores: Scores | Values, seed: int, num_bootstrap: int) -> None:
+    def __init__(self, scores: Answers, seed: int, num_bootstrap: int) -> None:
         number = max(MIN_RESAMPLES, MAX_RESAMPLED // max(1, scores.size))
         self.bootstrap: dict[str, int] = {"seed": seed, "num_bootstrap": min(num_bootstrap, MAX_RESAMPLES, number)}
         self.scores = scores
@@ -125,9 +127,7 @@ class _Resampled:
         return compare(self.scores, other.scores, only=main, draws=draws, **self.bootstrap)  # type: ignore[arg-type]
 
 
-def _scores(
-    frame: pd.DataFrame, scores: Scores | Values, name: str, run: Run
-) -> tuple[Scores | Values, Scores | Values] | None:
+def _scores(frame: pd.DataFrame, scores: Answers, name: str, run: Run) -> tuple[Answers, Answers] | None:
     """Return the scores of a baseline and of the run on the samples that both have; None without any."""
     columns = [column_of(name, class_name) for class_name in run.task.classes]
     if not set(columns) <= set(frame.columns):
@@ -140,10 +140,12 @@ def _scores(
     truth = model_scores.targets, model_scores.patients
     if run.task.numeric:
         return Values(run.task, probabilities[in_both][:, 0], *truth), model_scores
+    if run.task.timed:
+        return Times(run.task, probabilities[in_both][:, 0], *truth), model_scores
     return Scores(run.task, probabilities[in_both], *truth), model_scores
 
 
-def _warning(name: str, words: str, baseline: Metric, model: Metric, main: str) -> str | None:
+def _warning(name: str, words: str, baseline: Metric, model: Metric, main: MainMetric) -> str | None:
     conclusion = "the images add anything" if name == VARIABLES else "the model learned more"
     if main == "mae":
         if baseline.value > model.value:
@@ -152,7 +154,9 @@ def _warning(name: str, words: str, baseline: Metric, model: Metric, main: str) 
             f"A regression on {words} has a mean absolute error of {number(baseline.value)}, no more than the model's"
             f" {number(model.value)}: nothing shows that {conclusion}."
         )
-    result = f"A regression on {words} reaches AUROC {number(baseline.value)}"
+    result = f"A regression on {words} reaches a {TITLES[main]} of {number(baseline.value)}"
+    if main == "auroc":
+        result = f"A regression on {words} reaches AUROC {number(baseline.value)}"
     if baseline.value >= model.value:
         return f"{result}, no less than the model's {number(model.value)}: nothing shows that {conclusion}."
     if name == "size" and baseline.value >= model.low:

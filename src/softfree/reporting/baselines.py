@@ -1,8 +1,8 @@
 """Baselines: regressions on the size of a sample, on a small copy of it, and on its clinical variables.
 
-They are logistic, or ridge regressions for numbers. A model that does not beat the second has not learned from fine
-detail, or fine detail does not help; one that hardly beats the first may have learned the size; and one that does not
-beat the third gains nothing from the images.
+They are logistic, ridge regressions for numbers, or Cox's for survival. A model that does not beat the second has not
+learned from fine detail, or fine detail does not help; one that hardly beats the first may have learned the size; and
+one that does not beat the third gains nothing from the images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.reduced import MAX_ROWS, Reduced
 from softfree.data.table import Table
+from softfree.evaluation.survival_metrics import c_index
 from softfree.inference.predict import prefixed
+from softfree.reporting.cox_regression import cox_weights
 from softfree_runtime.core.files import replacing
 from softfree_runtime.core.task import Task
 
@@ -46,7 +48,7 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True)
 class Regression:
-    """One logistic regression per class, or a ridge regression of a number, on standardized features.
+    """One logistic regression per class, or a ridge regression of a number, or Cox's, on standardized features.
 
     Attributes:
         words: Description of its inputs.
@@ -64,9 +66,9 @@ class Regression:
     bias: np.ndarray
 
     def probabilities(self, numbers: np.ndarray, task: Task) -> np.ndarray:
-        """Map sizes ``(n, S)`` or small copies ``(n, P)`` to probabilities ``(n, K)``, or numbers; NaN stays NaN."""
+        """Map sizes ``(n, S)`` or small copies ``(n, P)`` to probabilities ``(n, K)``, numbers or risks; keep NaN."""
         features = _bin(numbers, self.edges) if self.edges else numbers
-        if task.numeric:
+        if not task.by_class:
             return self.linear(features)
         probabilities = self.one_vs_rest(features)
         if task.kind == "binary":
@@ -249,6 +251,8 @@ def _fit(words: str, task: Task, train: _Labeled, val: _Labeled, edges: tuple[np
     standardized = ((train.numbers - mean) / scale).astype(train.numbers.dtype)
     if task.numeric:
         return _fit_number(words, train.targets, standardized, val, (mean, scale, edges))
+    if task.timed:
+        return _fit_times(words, train.targets, standardized, val, (mean, scale, edges))
     shape = (len(STRENGTHS), len(task.classes))
     weights, bias = np.zeros((*shape, standardized.shape[1])), np.zeros(shape)
     for k in range(shape[1]) if task.kind != "binary" else task.scored:
@@ -273,6 +277,23 @@ def _fit_number(
         model = Ridge(alpha=1 / strength).fit(standardized.astype(np.float64), targets)
         candidates.append(Regression(words, edges, mean, scale, model.coef_[None], np.array([model.intercept_])))
     return min(candidates, key=lambda one: np.abs(one.linear(val.numbers)[:, 0] - val.targets).mean())
+
+
+def _fit_times(
+    words: str,
+    targets: np.ndarray,
+    standardized: np.ndarray,
+    val: _Labeled,
+    features: tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]],
+) -> Regression:
+    """Fit Cox regressions with a squared penalty; the strength with the best C-index on validation is used."""
+    mean, scale, edges = features
+    candidates = []
+    for strength in STRENGTHS:
+        weights = cox_weights(standardized.astype(np.float64), targets, strength)
+        candidates.append(Regression(words, edges, mean, scale, weights[None], np.zeros(1)))
+    concordances = [c_index(one.linear(val.numbers)[:, 0], val.targets) for one in candidates]
+    return candidates[int(np.nan_to_num(concordances).argmax())]
 
 
 def _regressions(numbers: np.ndarray, present: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from softfree.core.options import Split
 from softfree.data.table import Table
+from softfree.evaluation.answers import Answers
 from softfree.evaluation.comparison import Comparison, compare
 from softfree.evaluation.conformal import Coverage
 from softfree.evaluation.formatting import write_metrics
@@ -21,7 +22,7 @@ from softfree.evaluation.number_report import write_number_report
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import GroupRow, by_group, describe_folds
-from softfree.evaluation.values import Values
+from softfree.evaluation.survival_report import write_survival_report
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.baseline_comparison import BaselineComparison, compare_with_baselines
@@ -67,7 +68,7 @@ class Evaluation:
     """
 
     metrics: dict[str, Metric]
-    scores: Scores | Values
+    scores: Answers
     failed: dict[int, str]
     report: Path
     comparison: Comparison | None = None
@@ -80,7 +81,8 @@ class Evaluation:
 def evaluate(run: Run, options: EvaluateOptions) -> Evaluation:
     """Evaluate a run on one split of its own table or another one, and write the results."""
     check_evaluation(run, options)
-    table = open_table(run, options.table, options.image_root, label=options.label, labels=options.labels)
+    columns = {"label": options.label, "labels": options.labels, "event": options.event}
+    table = open_table(run, options.table, options.image_root, **columns)  # type: ignore[arg-type]
     left_out = 0
     if not options.include_training:
         num_rows = len(table.frame)
@@ -208,7 +210,8 @@ def write_results(
     if suspects.get("suspects") is not None:
         about["suspect_labels"] = len(suspects["suspects"])
     write_metrics(directory.metrics, metrics, about)
-    (write_number_report if run.task.numeric else write_report)(directory.report, report)
+    writers = {"regression": write_number_report, "survival": write_survival_report}
+    writers.get(run.task.kind, write_report)(directory.report, report)
     return Evaluation(
         metrics,
         scores,
@@ -241,7 +244,7 @@ def _evaluated_in_words(run: Run, frame: pd.DataFrame, options: EvaluateOptions)
     return f"{options.split} split" + (f", ensemble of {len(run.members)}" if run.members else "")
 
 
-def _folds(frame: pd.DataFrame, scores: Scores | Values, run: Run, options: EvaluateOptions) -> dict[str, Any]:
+def _folds(frame: pd.DataFrame, scores: Answers, run: Run, options: EvaluateOptions) -> dict[str, Any]:
     """Measure each fold of a cross-validation on its own."""
     if FOLD not in frame:
         return {}
@@ -251,9 +254,9 @@ def _folds(frame: pd.DataFrame, scores: Scores | Values, run: Run, options: Eval
     return {"folds": rows, "fold_note": describe_folds(rows)}
 
 
-def _suspects(frame: pd.DataFrame, scores: Scores | Values, directory: RunDirectory) -> dict[str, Any]:
-    """Look for wrong labels in a cross-validation, and write their rows; numbers are not judged."""
-    if FOLD not in frame or isinstance(scores, Values):
+def _suspects(frame: pd.DataFrame, scores: Answers, directory: RunDirectory) -> dict[str, Any]:
+    """Look for wrong labels in a cross-validation, and write their rows; numbers and times are not judged."""
+    if FOLD not in frame or not isinstance(scores, Scores):
         return {}
     readable = frame[frame["status"] == "ok"]
     suspects = find_suspects(scores, readable["row"].to_numpy(), readable[FOLD].to_numpy())
@@ -262,7 +265,7 @@ def _suspects(frame: pd.DataFrame, scores: Scores | Values, directory: RunDirect
     return {"suspects": suspects, "suspect_note": suspects_in_words(suspects, scores)}
 
 
-def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Scores | Values:
+def _readable_scores(run: Run, frame: pd.DataFrame, options: EvaluateOptions) -> Answers:
     scores = answers_of(frame, run)
     if len(scores) == 0:
         raise UserError(f"none of the {len(frame)} samples of split {options.split} could be read; see: softfree check")
@@ -275,7 +278,7 @@ def _reasons(frame: pd.DataFrame) -> dict[int, str]:
     return {int(row): str(reason) for row, reason in zip(failed["row"], failed["reason"], strict=True)}
 
 
-def _about(run: Run, frame: pd.DataFrame, scores: Scores | Values, options: EvaluateOptions) -> dict[str, Any]:
+def _about(run: Run, frame: pd.DataFrame, scores: Answers, options: EvaluateOptions) -> dict[str, Any]:
     """Return the entries of ``metrics.json`` besides the metrics."""
     return {
         "split": options.split,
@@ -296,7 +299,7 @@ def _splits(table: Table) -> str:
 def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: EvaluateOptions) -> Comparison:
     assert options.compare_with is not None
     other = Run.load(options.compare_with)
-    if other.task != run.task:
+    if replace(other.task, cuts=()) != replace(run.task, cuts=()):
         raise UserError(
             f"--compare-with {options.compare_with}: it predicts {', '.join(other.task.classes)}, "
             f"this run {', '.join(run.task.classes)}; compare runs of one task"
@@ -329,7 +332,7 @@ def _compare_with(run: Run, frame: pd.DataFrame, table: Table, options: Evaluate
 
 
 def _subgroup(
-    column: str, table: Table, frame: pd.DataFrame, scores: Scores | Values, run: Run, options: EvaluateOptions
+    column: str, table: Table, frame: pd.DataFrame, scores: Answers, run: Run, options: EvaluateOptions
 ) -> list[GroupRow]:
     known = [str(name) for name in table.frame.columns if name != "row"]
     if column not in known:
@@ -370,7 +373,7 @@ def _comparisons(
 ) -> list[Compared]:
     rows = [Compared(name, metric) for name, metric in (other_aurocs or {}).items()]
     if comparison is not None and other_run is not None:
-        main = "auroc" if "auroc" in metrics else "mae"
+        main = next(name for name in ("auroc", "mae", "c_index") if name in comparison.differences)
         value = comparison.differences[main].b
         other = replace(metrics[main], value=value, low=np.nan, high=np.nan, reason="see the difference")
         rows.append(Compared(other_run.name, other, comparison))

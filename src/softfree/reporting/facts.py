@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.audit.checks import class_marks, counted, knows_patients
+from softfree.data.follow_up import event_times
 from softfree.data.table import SPLITS, Table
 from softfree.inference.run import Run
 from softfree_runtime.core.scale import Scale
+from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.task import Task
 
 
@@ -94,10 +96,20 @@ def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
 
 
 def _counted(task: Task, targets: np.ndarray, number: int) -> int | str:
-    """Count the samples of a class, or describe the numbers of a regression."""
+    """Count the samples of a class, describe the numbers of a regression, or count events with their median time."""
+    if task.timed:
+        return times_in_words(targets)
     if task.numeric:
         return f"{targets.mean():.4g} ± {targets.std():.4g}" if len(targets) else ""
     return int((targets == number).sum() if task.exclusive else np.nansum(targets[:, number]))
+
+
+def times_in_words(targets: np.ndarray) -> str:
+    """Count the events among targets ``(n, 2)``, and describe their times."""
+    at = event_times(targets)
+    if not len(at):
+        return "no event" if len(targets) else ""
+    return f"{len(at)} events, median {np.median(at):.4g}"
 
 
 def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
@@ -120,7 +132,9 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
     if copies := run.config["table"].get("copies"):
         notes.append(f"{copies[:1].upper()}{copies[1:]}.")
     notes += [f"Audit before training: {sentence}." for sentence in run.config["table"].get("audit", [])]
-    if run.calibration.scale is not None:
+    if (survival := run.calibration.survival) is not None:
+        notes += _notes_on_survival(run.task, survival, is_study=bool(run.members))
+    elif run.calibration.scale is not None:
         notes += _notes_on_numbers(run.calibration.scale, 1 / run.calibration.temperature, is_study=bool(run.members))
     elif run.members:
         notes.append("Logits are calibrated with one temperature, fitted to the held-out samples of all folds.")
@@ -128,6 +142,18 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
         temperature = run.calibration.temperature
         notes.append(f"Probabilities are calibrated on validation with temperature {temperature:.3g}.")
     return notes
+
+
+def _notes_on_survival(task: Task, survival: Survival, *, is_study: bool) -> list[str]:
+    """State what the outputs are, and where survival is predicted."""
+    at = ", ".join(f"{horizon:g}" for horizon in survival.horizons)
+    if task.cuts:
+        cuts = ", ".join(f"{cut:.4g}" for cut in task.cuts)
+        model = f"The model gives the hazard of each of {len(task.cuts)} intervals of time, which end at {cuts}."
+        return [model, f"Survival is predicted at {at}; it is not calibrated further."]
+    rows = "the held-out samples of all folds" if is_study else "the validation samples"
+    model = "The model gives the logarithm of a hazard ratio, the same at all times (Cox)."
+    return [model, f"Survival is predicted at {at}, with Breslow's baseline hazard of {rows}."]
 
 
 def _notes_on_numbers(scale: Scale, std: float, *, is_study: bool) -> list[str]:

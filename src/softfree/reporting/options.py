@@ -17,14 +17,16 @@ class EvaluateOptions(InferenceOptions):
         table: Another table than the one the run was trained on; needs out. The run's own table, even if moved, keeps
             the run's split. Rows whose file or patient the run was trained on are left out.
         image_root: Folder that relative paths start from; default: the table's folder.
-        label: Column with the class of each image; default: as in training.
+        label: Column with the class, number or time of each image; default: as in training.
+        event: Column with the events of survival; default: as in training.
         labels: Several 0/1 columns; default: as in training.
         include_training: Also evaluate rows that the run was trained on; their metrics say nothing about new patients.
         split: Rows to evaluate; default: test, or val where there are no test rows.
         subgroups: Columns whose values define subgroups, e.g. '[sex, scanner]'; the values appear in the report.
         allow_identifiers: Allow columns in subgroups whose values may identify people.
         compare_with: Another run to compare with on the same images.
-        margin: Non-inferiority margin: the loss of AUROC that is still acceptable.
+        margin: Non-inferiority margin: the loss of AUROC that is still acceptable (of a regression, mean absolute
+            error; of survival, C-index).
         prevalence: Share of positives where the model is to be used, e.g. 0.02: adds the predictive values there (tasks
             of two classes).
         show_images: Show the worst errors as images in the report (contains patient pixels).
@@ -38,6 +40,7 @@ class EvaluateOptions(InferenceOptions):
     table: Path | None = None
     image_root: Path | None = None
     label: str | None = None
+    event: str | None = None
     labels: list[str] | None = None
     include_training: bool = False
     split: Split | None = None
@@ -62,7 +65,8 @@ class CompareOptions:
         split: Rows to compare on; default: test rows, or validation rows where there are none, and for studies those of
             the cross-validation.
         common_rows: Compare on the rows that all runs were evaluated on, if these differ.
-        margin: Non-inferiority margin: the loss of AUROC that is still acceptable.
+        margin: Non-inferiority margin: the loss of AUROC that is still acceptable (of a regression, mean absolute
+            error; of survival, C-index).
         out: Folder for comparison.csv, comparison.json and comparison.html; default: only print.
         num_bootstrap: Number of bootstrap resamples.
         seed: Seed of the bootstrap.

@@ -11,16 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softfree.evaluation.comparison import Comparison, Difference, compare
+from softfree.evaluation.answers import Answers
+from softfree.evaluation.comparison import TITLES, Comparison, Difference, compare
 from softfree.evaluation.formatting import strict_json
-from softfree.evaluation.metric_specs import aurocs
-from softfree.evaluation.metrics import Metric, draws_of_auroc, measure
+from softfree.evaluation.metrics import (
+    MainMetric,
+    Metric,
+    all_quantities,
+    draws_of_auroc,
+    main_metric,
+    measure,
+)
 from softfree.evaluation.paired_tests import FoldTest, corrected_resampled_t, holm
-from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.options import CompareOptions
-from softfree.reporting.scoring import FOLD, logit_columns, scores_of
+from softfree.reporting.scoring import FOLD, answers_of, logit_columns
 from softfree_runtime.core.errors import UserError
 
 AGAIN = "evaluate or train it again"
@@ -33,7 +39,7 @@ class ComparedRun:
     Attributes:
         name: Of its folder, or its path where two folders have one name.
         evaluated: What was evaluated, in words, such as ``test split``.
-        auroc: On the samples that are compared.
+        auroc: On the samples that are compared; of a regression the mean absolute error, of survival the C-index.
         comparison: The difference from the reference; None for the reference itself.
         p_holm: The p value of the difference, corrected for the number of comparisons by Holm; NaN if there is none.
         folds: For two studies with the same folds, the corrected resampled t test; otherwise None.
@@ -52,8 +58,8 @@ class ComparedRun:
 
     @property
     def difference(self) -> Difference | None:
-        """The difference of AUROC from the reference."""
-        return None if self.comparison is None else self.comparison.differences["auroc"]
+        """The difference of AUROC, mean absolute error or C-index from the reference."""
+        return None if self.comparison is None else next(iter(self.comparison.differences.values()))
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class RunComparison:
         margin: Non-inferiority margin, or None.
         notice: A sentence that readers must know first, such as that the images are synthetic.
         notes: What was assumed or left out, and what the numbers are; one sentence each.
+        metric: By which the runs are compared: ``auroc``, of a regression ``mae``, of survival ``c_index``.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -79,6 +86,7 @@ class RunComparison:
     margin: float | None
     notice: str | None
     notes: tuple[str, ...]
+    metric: MainMetric = "auroc"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON; NaN becomes None."""
@@ -115,8 +123,9 @@ def compare_runs(folders: Sequence[Path], options: CompareOptions) -> RunCompari
     notes = [note for evaluated in runs if (note := _note_on_patience(evaluated))]
     runs, more = _same_rows(runs, common=options.common_rows)
     notes += more
-    scores = [scores_of(evaluated.frame.reset_index(), evaluated.run) for evaluated in runs]
+    scores = [answers_of(evaluated.frame.reset_index(), evaluated.run) for evaluated in runs]
     first = scores[reference]
+    main = main_metric(first.task)
     for evaluated, own in zip(runs, scores, strict=True):
         _check_labels(evaluated, own, runs[reference], first)
     bootstrap: dict[str, int] = {"seed": options.seed, "num_bootstrap": options.num_bootstrap}
@@ -129,13 +138,13 @@ def compare_runs(folders: Sequence[Path], options: CompareOptions) -> RunCompari
             first,
             margin=options.margin,
             names=(runs[number].name, runs[reference].name),
-            only="auroc",
+            only=main,
             draws=(draws[number], draws[reference]),
             **bootstrap,  # type: ignore[arg-type]
         )
         for number, own in enumerate(scores)
     ]
-    p_values = [math.nan if c is None else c.differences["auroc"].p for c in comparisons]
+    p_values = [math.nan if c is None else c.differences[main].p for c in comparisons]
     tests: list[FoldTest | None] = []
     for number, evaluated in enumerate(runs):
         test, why = (None, None) if number == reference else _fold_test(evaluated, runs[reference])
@@ -146,7 +155,7 @@ def compare_runs(folders: Sequence[Path], options: CompareOptions) -> RunCompari
         ComparedRun(
             name=evaluated.name,
             evaluated=evaluated.in_words,
-            auroc=measure(own, None, only="auroc", draws=own_draws, **bootstrap)["auroc"],
+            auroc=measure(own, None, only=main, draws=own_draws, **bootstrap)[main],
             comparison=comparison,
             p_holm=p,
             folds=test,
@@ -166,6 +175,7 @@ def compare_runs(folders: Sequence[Path], options: CompareOptions) -> RunCompari
         margin=options.margin,
         notice=next((evaluated.run.notice for evaluated in runs if evaluated.run.notice), None),
         notes=tuple(notes),
+        metric=main,
     )
 
 
@@ -187,18 +197,13 @@ def _open(folders: Sequence[Path], options: CompareOptions) -> tuple[list[_Evalu
     names = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     runs = [Run.load(folder) for folder in folders]
     number = resolved.index(reference.resolve())
-    if runs[number].task.numeric:
-        raise UserError(
-            "softfree compare works on classes or findings; compare two regressions with softfree evaluate RUN"
-            " --compare-with OTHER"
-        )
     for name, run in zip(names, runs, strict=True):
         _check_same_task(name, run, names[number], runs[number])
     return [_evaluated(name, run, options.split) for name, run in zip(names, runs, strict=True)], number
 
 
 def _check_same_task(name: str, run: Run, other_name: str, other: Run) -> None:
-    if run.task != other.task:
+    if replace(run.task, cuts=()) != replace(other.task, cuts=()):
         raise UserError(
             f"{name} predicts {_task_in_words(run)}, {other_name} {_task_in_words(other)}; compare runs of one task"
         )
@@ -245,7 +250,8 @@ def _note_on_patience(evaluated: _Evaluated) -> str | None:
     options = evaluated.run.config["options"]
     if evaluated.run.members or evaluated.split != "val" or options.get("patience") is None:
         return None
-    return f"{evaluated.name} kept the epoch that was best on these rows (--patience): its AUROC is optimistic."
+    title = TITLES[main_metric(evaluated.run.task)]
+    return f"{evaluated.name} kept the epoch that was best on these rows (--patience): its {title} is optimistic."
 
 
 def _same_rows(runs: list[_Evaluated], *, common: bool) -> tuple[list[_Evaluated], list[str]]:
@@ -273,7 +279,7 @@ def _same_rows(runs: list[_Evaluated], *, common: bool) -> tuple[list[_Evaluated
     return [replace(evaluated, frame=evaluated.frame.loc[rows]) for evaluated in runs], notes
 
 
-def _check_labels(evaluated: _Evaluated, scores: Scores, reference: _Evaluated, others: Scores) -> None:
+def _check_labels(evaluated: _Evaluated, scores: Answers, reference: _Evaluated, others: Answers) -> None:
     same = (scores.targets == others.targets) | (np.isnan(scores.targets) & np.isnan(others.targets))
     if count := int((~same).reshape(len(scores), -1).any(axis=1).sum()):
         raise UserError(
@@ -291,9 +297,9 @@ def _fold_test(evaluated: _Evaluated, reference: _Evaluated) -> tuple[FoldTest |
     if not is_same:
         why = "have different folds: the test over folds is left out"
         return None, f"{evaluated.name} and {reference.name} {why}."
-    differences = [own[key].auroc - others[key].auroc for key in own]
+    differences = [own[key].score - others[key].score for key in own]
     if np.isnan(differences).any():
-        return None, f"A fold of {evaluated.name} lacks a class: the test over folds is left out."
+        return None, f"A fold of {evaluated.name} lacks a class or event: the test over folds is left out."
     held = float(np.mean([len(fold.rows) for fold in own.values()]))
     number = len({fold for fold, _ in own})
     return corrected_resampled_t(differences, held, held * (number - 1)), None
@@ -301,10 +307,10 @@ def _fold_test(evaluated: _Evaluated, reference: _Evaluated) -> tuple[FoldTest |
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """The held-out rows of a fold, and the mean AUROC of its members."""
+    """The held-out rows of a fold, and the mean of the main metric of its members."""
 
     rows: frozenset[int]
-    auroc: float
+    score: float
 
 
 def _held_out(run: Run) -> dict[tuple[int, int], _HeldOut]:
@@ -316,15 +322,20 @@ def _held_out(run: Run) -> dict[tuple[int, int], _HeldOut]:
     folds = {}
     for key, runs in members.items():
         frames = [_evaluated(member.folder.name, member, "val") for member in runs]
-        values = [aurocs(scores_of(one.frame.reset_index(), one.run))["auroc"].value for one in frames]
+        values = [_main_value(answers_of(one.frame.reset_index(), one.run)) for one in frames]
         folds[key] = _HeldOut(frozenset(frames[0].frame.index), float(np.mean(values)))
     return folds
+
+
+def _main_value(scores: Answers) -> float:
+    main = main_metric(scores.task)
+    return all_quantities(scores, only=main)[main].value
 
 
 def _notes_on_statistics(
     comparisons: Sequence[Comparison | None], tests: Sequence[FoldTest | None], options: CompareOptions
 ) -> list[str]:
-    differences = [comparison.differences["auroc"] for comparison in comparisons if comparison is not None]
+    differences = [next(iter(comparison.differences.values())) for comparison in comparisons if comparison]
     notes = [f"Intervals are of 95 %; of the differences: {differences[0].method}."]
     if len(differences) > 1:
         corrected = "p values are corrected for the number of comparisons by Holm's method; intervals"

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from softfree.core.options import Target
 from softfree.data.dataset import SampleDataset
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
 from softfree.data.seen_rows import read_seen_rows
 from softfree.data.table import Table, read_table
 from softfree.data.targets import specs_of
+from softfree.evaluation.answers import Answers
+from softfree.evaluation.breslow import breslow
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
 from softfree.evaluation.conformal import fit_half_width, fit_sets
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.times import Times, time_grid
 from softfree.evaluation.values import Values
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
@@ -30,6 +34,7 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities, values_of
 from softfree_runtime.core.scale import Scale
+from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.core.task import Task
 from softfree_runtime.preprocessing.case import variables_of
@@ -46,6 +51,8 @@ _DERIVED = (
     "value",
     "low",
     "high",
+    "risk",
+    "survival_",
 )  # columns that follow from the others
 HALF_WIDTH = "half_width"  # the same of a regression: half the width of the interval of each row
 FOLD = "fold"  # the column with the fold in which each row was held out
@@ -58,6 +65,7 @@ def open_table(
     *,
     label: str | None = None,
     labels: list[str] | None = None,
+    event: str | None = None,
 ) -> Table:
     """Read a table with the run's classes; the run's own table, even if moved, gets the run's split.
 
@@ -67,15 +75,16 @@ def open_table(
         image_root: Root folder of the paths.
         label: Column of the classes; default: as in training.
         labels: Several columns; default: as in training.
+        event: Column of the events; default: as in training.
 
     Raises:
         UserError: The run's own table is missing or has changed since training.
     """
     if path is None:
         return own_table(run, how=f"softfree evaluate {run.folder} TABLE --out FOLDER")
-    table = _read(run, path, image_root, label, labels)
+    table = _read(run, path, image_root, label, labels, event)
     if _is_own(run, table) and run.config["table"].get("split"):
-        table = _read(run, path, image_root, label, labels, own=True)
+        table = _read(run, path, image_root, label, labels, event, own=True)
     say(path, table.sentences)
     return table
 
@@ -115,6 +124,7 @@ def _read(
     image_root: Path | None,
     label: str | None = None,
     labels: list[str] | None = None,
+    event: str | None = None,
     *,
     own: bool = False,
 ) -> Table:
@@ -131,7 +141,8 @@ def _read(
             "label": label or options["label"],
             "labels": labels,
             "positive": None if labels else options["positive"],
-            "task": "ordinal" if run.task.ordered else "regression" if run.task.numeric else None,
+            "task": run.task.kind if run.task.kind in get_args(Target) else None,
+            "event": event or options.get("event"),
             "classes": run.task.classes,
         }
     table = read_table(
@@ -209,7 +220,9 @@ def _without_variables(run: Run, table: Table, options: InferenceOptions | None)
 
 def _as_images_alone(logits: np.ndarray, run: Run) -> pd.DataFrame:
     """Return the columns of a baseline that follow from logits (n, K) of one target."""
-    if run.task.numeric and run.calibration.scale is not None:
+    if run.task.timed:
+        found = Survival(()).risks(logits, run.task)[:, None]
+    elif run.task.numeric and run.calibration.scale is not None:
         found = values_of(logits, run.calibration.temperature, run.calibration.scale)
     elif run.task.numeric:
         target = run.config["target"]
@@ -231,17 +244,20 @@ def truth_and_logits(task: Task, targets: np.ndarray, logits: np.ndarray) -> pd.
         own = task.output_slices()
         return prefixed({name: truth_and_logits(one, truth, logits[:, own[name]])
                          for name, one, truth in single_targets(task, targets)})  # fmt: skip
-    truths = (
-        {"target": targets}
-        if targets.ndim == 1
-        else dict(zip((f"target_{name}" for name in task.classes), targets.T, strict=True))
-    )
+    truths = dict(zip(target_columns(task), targets.reshape(len(targets), -1).T, strict=True))
     return pd.DataFrame(truths | dict(zip(logit_columns(task), logits.T, strict=True)))
 
 
 def logit_columns(task: Task) -> list[str]:
     """Return the names of the columns of ``predictions.csv`` with the outputs of the model."""
     return [f"logit_{name}" for name in task.outputs]
+
+
+def target_columns(task: Task) -> list[str]:
+    """Return the names of the columns of ``predictions.csv`` with the targets."""
+    if task.timed:
+        return ["target_time", "target_event"]
+    return [f"target_{name}" for name in task.classes] if task.kind == "multilabel" else ["target"]
 
 
 def values_in(frame: pd.DataFrame, run: Run) -> Values:
@@ -255,16 +271,33 @@ def values_in(frame: pd.DataFrame, run: Run) -> Values:
     return Values(run.task, predicted, frame["target"].to_numpy(), frame["patient"].to_numpy(), half)
 
 
-def answers_of(frame: pd.DataFrame, run: Run) -> Scores | Values:
-    """Return :func:`scores_of` or, for a regression, :func:`values_in`."""
+def answers_of(frame: pd.DataFrame, run: Run) -> Answers:
+    """Return :func:`scores_of` or, for a regression, :func:`values_in`, for survival :func:`times_in`."""
+    if run.task.timed:
+        return times_in(frame, run)
     return values_in(frame, run) if run.task.numeric else scores_of(frame, run)
+
+
+def times_in(frame: pd.DataFrame, run: Run) -> Times:
+    """Return the risks and survival that a run predicts for the readable rows of a predictions frame."""
+    task, survival = run.task, run.calibration.survival
+    assert survival is not None
+    frame = frame[frame["status"] == "ok"]
+    outputs = frame[logit_columns(task)].to_numpy() / run.calibration.temperature
+    at, along = (
+        survival.probabilities(outputs, task, np.asarray(times))
+        for times in (survival.horizons, time_grid(survival.horizons))
+    )
+    targets, patients = frame[target_columns(task)].to_numpy(), frame["patient"].to_numpy()
+    return Times(task, survival.risks(outputs, task), targets, patients, survival.horizons, at, along)
 
 
 def scores_of(frame: pd.DataFrame, run: Run) -> Scores:
     """Return the calibrated scores of the readable rows of a predictions frame."""
     task = run.task
     frame = frame[frame["status"] == "ok"]
-    targets = frame["target"].to_numpy() if task.exclusive else frame[[f"target_{c}" for c in task.classes]].to_numpy()
+    targets = frame[target_columns(task)].to_numpy()
+    targets = targets[:, 0] if task.exclusive else targets
     logits = frame[logit_columns(task)].to_numpy()
     columns = {name: f"{THRESHOLD}{name}" for name in (task.classes[k] for k in task.scored)}
     thresholds = {name: frame[column].to_numpy() for name, column in columns.items() if column in frame}
@@ -276,7 +309,10 @@ def calibrate(run: Run, validation: pd.DataFrame) -> Run:
     """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run.
 
     A regression has no temperature to fit, but the scale of its training targets, and the width of its intervals.
+    Survival has horizons, and a Cox model the baseline of these rows.
     """
+    if run.task.timed:
+        return run.with_calibration(Calibration(survival=fit_survival(run, validation)))
     if run.task.numeric:
         return _calibrate_numbers(run, validation)
     readable = validation[validation["status"] == "ok"]
@@ -294,6 +330,16 @@ def _calibrate_numbers(run: Run, validation: pd.DataFrame) -> Run:
     run = replace(run, calibration=Calibration(1 / target["standard_deviation"], scale=scale))
     half_width = fit_half_width(values_in(validation, run), coverage)
     return run.with_calibration(replace(run.calibration, scale=replace(scale, half_width=half_width)))
+
+
+def fit_survival(run: Run, frame: pd.DataFrame) -> Survival:
+    """Return horizons and, of a Cox model, the baseline of the readable rows of a predictions frame."""
+    horizons = tuple(run.config["target"]["horizons"])
+    if run.task.cuts:
+        return Survival(horizons)
+    frame = frame[frame["status"] == "ok"]
+    log_hazards = frame[logit_columns(run.task)].to_numpy()[:, 0]
+    return breslow(log_hazards, frame[target_columns(run.task)].to_numpy(), horizons)
 
 
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:

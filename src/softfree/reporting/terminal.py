@@ -12,10 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from softfree.evaluation.comparison import Difference
+from softfree.evaluation.answers import Answers
+from softfree.evaluation.comparison import TITLES, Difference
 from softfree.evaluation.formatting import (
     interval,
     metrics_to_json,
+    name_of,
     number,
     p_value,
     signed,
@@ -23,6 +25,8 @@ from softfree.evaluation.formatting import (
     summary_rows,
 )
 from softfree.evaluation.metrics import Metric
+from softfree.evaluation.survival_report import log_rank_in_words
+from softfree.evaluation.times import Times
 from softfree.inference.run import Run
 from softfree.reporting.baseline_comparison import BaselineComparison
 from softfree.reporting.evaluate import Evaluation
@@ -77,6 +81,7 @@ def _print_split(evaluation: Evaluation, what: str) -> None:
     scores = evaluation.scores
     patients = len(np.unique(scores.patients))
     console.print(_metrics_table(evaluation.metrics, f"{what}: {len(scores)} samples of {patients} patients"))
+    _print_log_rank(evaluation.scores)
     _print_baselines(evaluation.baselines)
     _print_coverage(evaluation)
 
@@ -86,11 +91,12 @@ def print_evaluation(evaluation: Evaluation | TargetEvaluations) -> None:
     for name, one in _by_target(evaluation).items():
         _print_evaluation(one, name)
     if isinstance(evaluation, TargetEvaluations):
-        console.print(f"Report: {evaluation.report}", highlight=False)
+        console.print(f"Report: {evaluation.report}", highlight=False, soft_wrap=True)
 
 
 def _print_evaluation(evaluation: Evaluation, name: str) -> None:
     console.print(_metrics_table(evaluation.metrics, f"{name}{len(evaluation.scores)} samples"))
+    _print_log_rank(evaluation.scores)
     _print_baselines(evaluation.baselines)
     _print_coverage(evaluation)
     if evaluation.left_out:
@@ -129,7 +135,7 @@ def print_run_comparison(comparison: RunComparison) -> None:
     """Print runs with their differences from the reference, and what the numbers are."""
     patients = f" of {comparison.patients} patients" if comparison.patients < comparison.n else ""
     table = Table(title=f"{comparison.table}: {comparison.n} samples{patients}", title_justify="left")
-    for heading in ("run", "AUROC", "difference", "p", "p, Holm"):
+    for heading in ("run", name_of(comparison.metric), "difference", "p", "p, Holm"):
         table.add_column(heading)
     for run in comparison.runs:
         row = [f"{run.name}: {run.evaluated}", _with_interval(run.auroc), "reference", "", ""]
@@ -170,8 +176,8 @@ def print_models(pattern: str, *, as_json: bool = False) -> None:
 
 
 def _print_baselines(baselines: BaselineComparison) -> None:
-    """Print the AUROC, or mean absolute error, of simpler models on the same samples."""
-    title = {"auroc": "AUROC", "mae": "mean absolute error"}[baselines.metric]
+    """Print the main metric of simpler models on the same samples."""
+    title = TITLES[baselines.metric]
     for row in baselines.rows:
         assert row.comparison is not None
         difference = _with_interval(row.comparison.differences[baselines.metric])
@@ -181,6 +187,13 @@ def _print_baselines(baselines: BaselineComparison) -> None:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)
     for sentence in baselines.notes:
         console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _print_log_rank(scores: Answers) -> None:
+    """Print the test between the halves of lower and higher risk."""
+    if isinstance(scores, Times) and np.isfinite(scores.risks).all():
+        text = f"Samples of higher and lower risk than the median. {log_rank_in_words(scores)}"
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def _print_coverage(evaluation: Evaluation) -> None:

@@ -16,7 +16,7 @@ from softfree.core.progress import tracked
 from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
 from softfree.inference.predict import find_inputs, outputs
 from softfree.saliency.activations import classifier
-from softfree.saliency.captions import MapText, describe_maps
+from softfree.saliency.captions import MapText, describe_maps, described
 from softfree.saliency.ensemble import explain_run
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.log_odds import explained_probability
@@ -29,7 +29,7 @@ from softfree.saliency.sanity_checks import rank_correlation
 from softfree.saliency.variables import variable_effects
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
-from softfree_runtime.core.task import refuse_numbers
+from softfree_runtime.core.task import refuse_times
 from softfree_runtime.preprocessing.case import variables_of
 from softfree_runtime.sources.sample_source import SampleSource, name_of
 
@@ -99,15 +99,23 @@ class Explained:
         first = self.maps[0]
         prediction = outputs(first.logits[None], run.task, run.calibration)
         target = run.task.classes[first.target]
+        row |= {"files": [str(file) for file in self.files], "target": target if first.class_specific else None}
+        if run.task.numeric:
+            row |= {
+                "predicted": float(prediction["value"][0]),
+                "above_mean": first.log_odds,
+                "empty_above_mean": first.empty_log_odds,
+            }
+        else:
+            row |= {
+                "predicted": str(prediction["predicted"][0]),
+                "probability": explained_probability(run.task, prediction, first.target),
+                "log_odds": first.log_odds,
+                "empty_log_odds": first.empty_log_odds,
+            }
         row |= {
-            "files": [str(file) for file in self.files],
-            "predicted": str(prediction["predicted"][0]),
-            "target": target if first.class_specific else None,
-            "probability": explained_probability(run.task, prediction, first.target),
-            "log_odds": first.log_odds,
-            "empty_log_odds": first.empty_log_odds,
             "method": first.method,
-            "description": first.description,
+            "description": described(run.task, first),
             "sum": float(first.values.sum()),
         }
         if self.case:
@@ -146,7 +154,7 @@ def explain_to_files(folder: str | Path, inputs: list[str], options: ExplainOpti
         raise UserError(f"none of the {len(explained)} inputs could be read; their reasons are above")
     print(f"{len(explained) - len(failed)} of {len(explained)} explained; written to {options.out}", file=sys.stderr)
     for map_ in next(result.maps for result in explained if result.maps):
-        print(map_.description, file=sys.stderr)
+        print(described(run.task, map_), file=sys.stderr)
     _print_agreement([result.maps for result in explained if len(result.maps) == 2])
     return 1 if failed else 0
 
@@ -164,7 +172,7 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
     run, options = run_to_explain(run, options)
     if not 0 <= options.quantile < 1:
         raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
-    refuse_numbers(run.task, "softfree explain")
+    refuse_times(run.task, "softfree explain")
     if options.target is not None and options.target not in run.task.classes:
         raise unknown_name("class", options.target, run.task.classes)
     model = classifier((run.members or (run,))[0].model)

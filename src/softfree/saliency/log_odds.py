@@ -12,6 +12,10 @@ As a sum over logits, exact where it is taken,
 
 where H is the entropy of b, between 0 and log(K - 1); a is also the gradient of L_c with respect to the logits.
 
+Of a regression a map explains how far the predicted number is above the mean of the training targets, in their unit:
+z / T, with one over T their standard deviation. It takes the place of the log odds: its sign tells on which side of the
+mean the prediction lies.
+
 Where classes have an order, a map explains how far a sample reaches on their scale: the log odds of the class or one
 above it, for the lowest class those of this class itself. They are a smooth function of the logits; as a sum over them
 stands its tangent at the sample, whose value and gradient are exact.
@@ -104,9 +108,14 @@ class LogOdds:
 
 
 def explained_in_words(task: Task, target: int) -> str:
-    """Name what a map of a class explains: the class, or of ordered classes this one or any above it."""
+    """Name what a map of a class explains: the class, or of ordered classes this one or any above it; or the number."""
     name = task.classes[target]
     return f"{name} or above" if task.ordered and 0 < target < len(task.classes) - 1 else name
+
+
+def quantity_in_words(task: Task) -> str:
+    """Name the quantity that a map explains, for a sentence."""
+    return f"the predicted {task.classes[0]} minus the mean of training" if task.numeric else "the log odds"
 
 
 def explained_probability(task: Task, row: pd.DataFrame, target: int) -> float:

@@ -26,7 +26,7 @@ from softfree.saliency.methods import METHODS, ForwardPass, MapRequest, default_
 from softfree.saliency.methods.integrated_gradients import empty_sample
 from softfree.saliency.options import MapMethod
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
-from softfree_runtime.core.task import refuse_numbers
+from softfree_runtime.core.task import refuse_times
 
 if TYPE_CHECKING:
     from softfree.inference.run import Run
@@ -41,7 +41,7 @@ class Map:
         method: Its name.
         target: Number of the class.
         logits: float64 (K,), the output of the model.
-        log_odds: Of the class: what is explained.
+        log_odds: Of the class: what is explained; of a regression, the number minus the mean of training.
         empty_log_odds: Log odds of the same sample emptied (all pixels the mean), for methods that compare with it. No
             token can claim them: the map distributes them evenly.
     """
@@ -171,8 +171,10 @@ def class_number(model: Run | nn.Module, network: Classifier, target: str | int 
         if isinstance(target, str):
             raise UserError(f"Got the class {target!r} for a model without names: expected its number, or give a run.")
         return _number(target, network.num_classes) if target is not None else int(logits.argmax())
-    refuse_numbers(model.task, "a saliency map")
+    refuse_times(model.task, "a saliency map")
     classes = model.task.classes
+    if target is None and model.task.numeric:
+        return 0
     if target is None:
         from softfree.inference.predict import outputs
 

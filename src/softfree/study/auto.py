@@ -169,6 +169,8 @@ def _write_members(
     config = _configuration(directory, members, pooled.temperatures, table, plan)
     if copies is not None:
         config["table"]["copies"] = copies
+    if (survival := pooled.calibration.survival) is not None:
+        config["target"] = {"horizons": list(survival.horizons)}
     if (scale := pooled.calibration.scale) is not None:
         config["target"] = {"mean": scale.offset, "standard_deviation": 1 / pooled.calibration.temperature}
     directory.write_config(config)

@@ -19,6 +19,7 @@ from softfree.data.folds import Folds
 from softfree.data.samples import image_positions, single_images
 from softfree.data.table import Table
 from softfree.data.targets import tables_of
+from softfree.reporting.facts import times_in_words
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.targets import Targets
 from softfree_runtime.readers import read_image
@@ -262,6 +263,9 @@ def listed_counts(table: Table) -> Sequence[str]:
         words = [f"{len(frame)} cases of {counts.min()} to {counts.max()} images, of {patients} patients"]
     if isinstance(task, Targets):
         words += [f"{name}: {int(known.sum())} known" for name, known in task.known(table.targets).items()]
+        task = replace(task, classes=())
+    elif task.timed:
+        words.append(f"{task.classes[0]}: {times_in_words(table.targets)}")
         task = replace(task, classes=())
     elif task.numeric:
         words.append(f"{task.classes[0]}: {table.targets.mean():.4g} ± {table.targets.std():.4g}")

@@ -20,6 +20,7 @@ from softfree.data.subsets import check_fractions, nested_folds, training_rows
 from softfree.data.table import Table
 from softfree.data.targets import refuse_targets
 from softfree.evaluation.learning_curve import fit, summarize
+from softfree.evaluation.metrics import lower_is_better, target_metric
 from softfree.inference.run import Run
 from softfree.study.learning_curve_report import LearningCurve, write_pages
 from softfree.study.members import member_options, train_members
@@ -47,10 +48,6 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
     refuse_targets(options.targets, "softfree learning-curve")
-    if options.task == "regression":
-        raise UserError(
-            "softfree learning-curve works on classes or findings: it measures AUROCs, which a regression lacks"
-        )
     fractions = check_fractions(options.fractions)
     check_recipe(options.train, "learning-curve")
     settings = options.out / SETTINGS
@@ -75,7 +72,8 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
             write_folds(StudyDirectory(part_options.out).folds, table, part)
             keys = [MemberKey(draw % len(folds.names) + 1, draw + 1) for draw in range(len(part.numbers))]
             members = train_members(part_options, path, recipes[fraction], keys)
-            rows += [_row(fraction, part, table, key, run) for key, run in members.items()]
+            metric = target_metric(options.task)
+            rows += [_row(fraction, part, table, key, run, metric) for key, run in members.items()]
         shutil.rmtree(options.out / "cache", ignore_errors=True)
         return _write(options, pd.DataFrame(rows), int((folds.numbers[0] >= 0).sum()))
 
@@ -121,9 +119,9 @@ def _patients(table: Table, part: Folds, draw: int) -> np.ndarray:
     return np.unique(table.frame["patient"].to_numpy()[training_rows(part, draw)])
 
 
-def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run) -> dict[str, Any]:
+def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run, metric: str) -> dict[str, Any]:
     draw = key.repeat - 1
-    auroc = run.directory.read_metrics()["metrics"]["auroc"]["value"]
+    score = run.directory.read_metrics()["metrics"][metric]["value"]
     return {
         "fraction": fraction,
         "fold": part.names[key.fold - 1],
@@ -131,24 +129,27 @@ def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run) -
         "patients": len(_patients(table, part, draw)),
         "samples": int(training_rows(part, draw).sum()),
         "epochs": run.config["options"]["epochs"],
-        "auroc": math.nan if auroc is None else auroc,
+        metric: math.nan if score is None else score,
     }
 
 
 def _write(options: LearningCurveOptions, trainings: pd.DataFrame, held_out: int) -> LearningCurve:
+    metric = target_metric(options.task)
+    lower = lower_is_better(metric)
     with replacing(options.out / "curve.csv") as temporary:
         trainings.to_csv(temporary, index=False)
-    by_draw = trainings.pivot(index=["repeat", "fold"], columns="fraction", values="auroc")
+    by_draw = trainings.pivot(index=["repeat", "fold"], columns="fraction", values=metric)
     patients = trainings.groupby("fraction")["patients"].mean().to_numpy()
     scores = by_draw.to_numpy(float)
     curve = LearningCurve(
         trainings,
         patients,
         scores,
-        summarize(patients, scores),
-        fit(patients, scores, seed=options.seed),
+        summarize(patients, scores, highest=math.inf if lower else 1.0),
+        fit(patients, scores, seed=options.seed, lower=lower),
         held_out,
         options.out,
+        metric,
     )
     write_pages(curve, options)
     return curve

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from softfree.evaluation.formatting import number, strict_json
+from softfree.evaluation.comparison import TITLES
+from softfree.evaluation.formatting import name_of, number, strict_json
 from softfree.evaluation.learning_curve import FARTHEST, MIN_SIZES, Fitted, Point
+from softfree.evaluation.metrics import MainMetric
 from softfree.evaluation.page import Drawing, Grid, Page, Section, write_page
 from softfree.evaluation.plots.sizes import scores_by_size
 from softfree.reporting.terminal import console
@@ -26,13 +28,14 @@ class LearningCurve:
     """Scores by the number of training patients.
 
     Attributes:
-        trainings: One row per training: fraction, fold, repeat, patients, samples, epochs, auroc.
+        trainings: One row per training: fraction, fold, repeat, patients, samples, epochs, the metric.
         patients: ``(S,)`` mean number of training patients of each fraction.
-        scores: ``(D, S)`` AUROC of each draw.
+        scores: ``(D, S)`` of each draw.
         points: Means over the draws, with intervals.
         fitted: The power law; None with fewer than four sizes.
         held_out: Number of held-out samples that each size was evaluated on.
         folder: With ``curve.csv``, ``curve.png`` and ``report.html``.
+        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``.
     """
 
     trainings: pd.DataFrame
@@ -42,6 +45,7 @@ class LearningCurve:
     fitted: Fitted | None
     held_out: int
     folder: Path
+    metric: MainMetric = "auroc"
 
     def predicted(self) -> list[Point]:
         """Predict the score for twice and four times the patients."""
@@ -54,6 +58,7 @@ class LearningCurve:
         return strict_json(
             {
                 "held_out": self.held_out,
+                "metric": self.metric,
                 "points": [asdict(point) for point in self.points],
                 "law": None if self.fitted is None else asdict(self.fitted.law),
                 "predicted": [asdict(point) for point in self.predicted()],
@@ -64,7 +69,7 @@ class LearningCurve:
 
 def write_pages(curve: LearningCurve, options: LearningCurveOptions) -> None:
     """Write ``report.html`` and ``curve.png``."""
-    drawing = scores_by_size(curve.patients, curve.scores, curve.points, curve.fitted)
+    drawing = scores_by_size(curve.patients, curve.scores, curve.points, curve.fitted, name_of(curve.metric))
     with replacing(curve.folder / "curve.png") as temporary:
         drawing.savefig(temporary, dpi=200, facecolor="white")
     caption = "Thin lines: each draw. Points: means with 95 % intervals over draws. Dashed: extrapolated."
@@ -73,9 +78,9 @@ def write_pages(curve: LearningCurve, options: LearningCurveOptions) -> None:
         paragraphs=sentences(curve),
         sections=[
             Section(
-                title="AUROC by the number of training patients",
+                title=f"{name_of(curve.metric)} by the number of training patients",
                 drawings=[Drawing("Learning curve", drawing, caption)],
-                table=Grid(["Training patients", "AUROC", "95 % interval"], [_cells(point) for point in curve.points]),
+                table=Grid(["Training patients", name_of(curve.metric), "95 % interval"], [*map(_cells, curve.points)]),
                 notes=limits(curve, options),
             )
         ],
@@ -97,13 +102,14 @@ def sentences(curve: LearningCurve) -> list[str]:
     largest = curve.points[-1]
     draws = len(curve.scores)
     said = [
-        f"With {largest.patients:.0f} training patients the AUROC is {number(largest.mean)} ({_interval(largest)}), the"
-        f" mean over {draws} draws."
+        f"With {largest.patients:.0f} training patients the {TITLES[curve.metric]} is {number(largest.mean)}"
+        f" ({_interval(largest)}), the mean over {draws} draws."
     ]
     if curve.fitted is None:
         return [*said, f"No curve is fitted: that takes {MIN_SIZES} fractions or more, and a score of each draw."]
     law = curve.fitted.law
-    said.append(f"The fitted curve is {law.a:.3f} − {law.b:.3g} · n^−{law.c:.2f}, for n patients.")
+    sign = "−" if law.b >= 0 else "+"
+    said.append(f"The fitted curve is {law.a:.3f} {sign} {abs(law.b):.3g} · n^−{law.c:.2f}, for n patients.")
     for times, point in zip(("Twice", "Four times"), curve.predicted(), strict=True):
         said.append(
             f"{times} the patients ({point.patients:.0f}) may bring {number(point.mean)} ({_interval(point)}), by"
@@ -126,8 +132,9 @@ def limits(curve: LearningCurve, options: LearningCurveOptions) -> list[str]:
 
 def print_learning_curve(curve: LearningCurve) -> None:
     """Print the curve and what more patients may bring."""
-    table = Table(title="AUROC by training patients", title_justify="left")
-    for heading in ("fraction", "patients", "AUROC", "95 % interval"):
+    name = name_of(curve.metric)
+    table = Table(title=f"{name} by training patients", title_justify="left")
+    for heading in ("fraction", "patients", name, "95 % interval"):
         table.add_column(heading, justify="right")
     fractions = sorted(curve.trainings["fraction"].unique())
     for fraction, point in zip(fractions, curve.points, strict=True):

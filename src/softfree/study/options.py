@@ -14,11 +14,13 @@ class StudyTableOptions:
     """Table.
 
     Attributes:
-        label: Column with the class of each image.
+        label: Column with the class of each image, or with its number or time (--task).
+        event: Column of --task survival with 1 for rows whose --label is the time of the event, and 0 for those whose
+            observation ended then without it.
         labels: Several 0/1 columns instead, one per finding (empty cell = unknown), e.g. '[effusion, nodule]'.
         positive: Positive class of a two-class task; default: the last in alphabetical order.
-        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers;
-            default: classes without an order, or findings.
+        task: 'ordinal' if the classes of --label have an order, such as grades, 'regression' if it holds numbers,
+            'survival' if it holds times to an event (--event); default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
@@ -32,6 +34,7 @@ class StudyTableOptions:
     """
 
     label: str = "label"
+    event: str | None = None
     labels: list[str] | None = None
     positive: str | None = None
     task: Target | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
+from softfree.data.follow_up import event_times, quantile_cuts, quantile_horizons
 from softfree.data.modalities.registry import modality_of
 from softfree.data.samples import single_images
 from softfree.data.table import Table
@@ -79,7 +81,11 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
         facts, choices, sizes = _in_words(images), _image_choices(images), _sides(images, options)
     facts = [*listed_counts(used), *facts]
     audited = audit_in_words(table, folds, num_workers=options.num_workers, progress=options.progress)
+    if table.task.timed:
+        choices |= _time_choices(used, options)
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
+    if "cuts" in choices:
+        used = replace(used, task=replace(used.task, cuts=tuple(choices["cuts"].value)))
     drafts = [_schedule(size | choices, rows, options) for size in sizes]
     if budget is not None:
         drafts = _within(budget, drafts, path, options.pretrain, used, trainings, rows)
@@ -163,6 +169,18 @@ def _image_choices(images: ImageFacts) -> dict[str, Choice]:
         why = "of the images have colors, and no direction differs from another in them: they may be turned freely."
         preset = Choice("microscopy", f"{share} {why}")
     return {"preset": preset, "model": Choice("seqnorm_vit_tiny_patch16", "The default of softfree train.")}
+
+
+def _time_choices(table: Table, options: AutoOptions) -> dict[str, Choice]:
+    """Choose the intervals and horizons of survival, which all trainings share."""
+    cuts = options.train.get("cuts") or list(quantile_cuts(table.targets))
+    end = cuts[-1] if options.train.get("loss") != "cox" else float(event_times(table.targets).max())
+    horizons = list(quantile_horizons(table.targets, end))
+    chosen = {"horizons": Choice(horizons, "Quartiles of the times of all events: survival is predicted there.")}
+    if options.train.get("loss") == "cox":
+        return chosen
+    why = "Ends of time intervals with about equal numbers of events; all trainings must have the same."
+    return chosen | {"cuts": Choice(cuts, why)}
 
 
 def _volume_choices(volumes: VolumeFacts) -> dict[str, Choice]:

@@ -16,7 +16,7 @@ from softfree.evaluation.scores import Scores
 from softfree.evaluation.values import Values
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
-from softfree.reporting.scoring import FOLD, HALF_WIDTH, THRESHOLD, logit_columns
+from softfree.reporting.scoring import FOLD, HALF_WIDTH, THRESHOLD, fit_survival, logit_columns, target_columns
 from softfree.study.study_directory import MemberKey
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities, values_of
@@ -54,7 +54,8 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
     Raises:
         UserError: Predictions of a member are missing.
     """
-    task = table.task
+    first_run = next(iter(members.values()))
+    task = first_run.task
     names = logit_columns(task)
     rows = table.frame["row"].to_numpy()
     frame = table.frame[["row", "split", "patient"]].reset_index(drop=True)
@@ -70,8 +71,8 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
             joined = pd.concat(held.values()).loc[rows]
             logits = joined[names].to_numpy()
             readable = np.isfinite(logits).all(axis=1)
-            if task.numeric:
-                draws.append(_values(joined, held, runs))
+            if task.numeric or task.timed:
+                draws.append(_values(joined, held, runs) if task.numeric else _centered(joined, held, runs))
                 temperatures |= {MemberKey(f + 1, repeat, seed): run.calibration.temperature for f, run in runs.items()}
             else:
                 temperature = fit_temperature(logits[readable], table.targets[readable], task)
@@ -83,17 +84,16 @@ def pool_predictions(members: Mapping[MemberKey, Run], table: Table, folds: Fold
             failed.loc[unreadable, ["status", "reason"]] = joined.loc[unreadable, ["status", "reason"]].fillna("")
             baselines.append(joined[[name for name in joined if str(name).startswith("baseline_")]])
     frame[["status", "reason"]] = failed.to_numpy()
-    if table.targets.ndim == 1:
-        frame["target"] = table.targets
-    else:
-        frame[[f"target_{name}" for name in task.classes]] = table.targets
+    frame[target_columns(task)] = table.targets.reshape(len(frame), -1)
     logits = np.mean(draws, axis=0)
     frame[names] = logits
     if len(distances) == len(draws):
         frame["distance"] = np.mean(distances, axis=0)
     frame[FOLD] = [folds.names[number] for number in folds.numbers[0]]
-    coverage = next(iter(members.values())).config["options"]["coverage"]
-    if task.numeric:
+    coverage = first_run.config["options"]["coverage"]
+    if task.timed:
+        overall = Calibration(survival=fit_survival(first_run, frame))
+    elif task.numeric:
         frame[HALF_WIDTH], overall = _half_widths(logits[:, 0], table, folds.numbers[0], coverage, members.values())
         assert overall.scale is not None
         frame[names[0]] = (logits[:, 0] - overall.scale.offset) * overall.temperature
@@ -114,6 +114,20 @@ def _values(joined: pd.DataFrame, held: Mapping[int, pd.DataFrame], runs: Mappin
         outputs = rows[logit_columns(runs[fold].task)].to_numpy()[:, 0]
         values[rows.index] = values_of(outputs, calibration.temperature, calibration.scale)
     return values.to_numpy()[:, None]
+
+
+def _centered(joined: pd.DataFrame, held: Mapping[int, pd.DataFrame], runs: Mapping[int, Run]) -> np.ndarray:
+    """Return the outputs ``(n, J)`` of the members of survival for their held-out rows.
+
+    The log hazards of Cox models have no common zero: each member's are counted from their mean, which needs no
+    outcomes, over the rows that it holds out.
+    """
+    outputs = joined[logit_columns(runs[0].task)].to_numpy(copy=True)
+    for fold, rows in held.items():
+        survival = runs[fold].calibration.survival
+        assert survival is not None
+        outputs[joined.index.isin(rows.index)] -= survival.center
+    return outputs
 
 
 def _half_widths(

@@ -23,6 +23,7 @@ class HasTable(Protocol):
     """Options that say how a table is read."""
 
     label: str
+    event: str | None
     labels: list[str] | None
     positive: str | None
     task: Target | None

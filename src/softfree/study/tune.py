@@ -22,12 +22,15 @@ from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.labels import label_options
 from softfree.data.table import Table, read_table
 from softfree.data.targets import refuse_targets
+from softfree.evaluation.comparison import TITLES
+from softfree.evaluation.metrics import lower_is_better, target_metric
 from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import TuneOptions
 from softfree.study.plan import parse_duration
 from softfree.study.recipe import check_begun, check_recipe, refuse_other_content
 from softfree.study.space import check_space, default_space, defaults_within, ends, suggest
 from softfree.study.tune_report import TuningResult, options_in_words, result_of, write_result
+from softfree.training.callbacks import validation_score
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree.training.loop import resume, train
@@ -44,7 +47,9 @@ MAX_FAILURES = 3  # if no trial has succeeded
 
 
 def tune(path: Path, options: TuneOptions) -> TuningResult:
-    """Search for options of ``softfree train`` by their AUROC on validation rows; test rows are never looked at.
+    """Search for options of ``softfree train`` by their score on validation rows; test rows are never looked at.
+
+    The score is the AUROC, of a regression the mean absolute error, of survival the C-index.
 
     A search that was interrupted goes on where it was.
 
@@ -57,8 +62,6 @@ def tune(path: Path, options: TuneOptions) -> TuningResult:
         ModuleNotFoundError: Optuna is not installed.
     """
     refuse_targets(options.targets, "softfree tune")
-    if options.task == "regression":
-        raise UserError("softfree tune works on classes or findings: a regression has no AUROC to measure")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -149,7 +152,10 @@ def _open(options: TuneOptions, settings: Mapping[str, Any]) -> Study:
     local = f"sqlite:///{(options.out / 'study.db').resolve()}"
     try:
         study = optuna.create_study(
-            storage=options.storage or local, study_name=f"softfree {key}", direction="maximize", load_if_exists=True
+            storage=options.storage or local,
+            study_name=f"softfree {key}",
+            direction="minimize" if lower_is_better(target_metric(options.task)) else "maximize",
+            load_if_exists=True,
         )
     except Exception as error:  # of any database
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -215,7 +221,9 @@ def _run_trial(
     trial.set_user_attr("folder", folder.name)
     study.tell(trial, score)
     console.print(
-        f"AUROC {score:.3f}; best {study.best_value:.3f}, of trial {study.best_trial.number}", highlight=False
+        f"{TITLES[target_metric(options.task)]} {score:.3f}; best {study.best_value:.3f}, of trial"
+        f" {study.best_trial.number}",
+        highlight=False,
     )
     _keep_best(study, folder)
     return None
@@ -224,8 +232,9 @@ def _run_trial(
 def _score(
     trial: Trial, chosen: Mapping[str, Any], folder: Path, path: Path, options: TuneOptions, folds: int
 ) -> tuple[float, float, float]:
-    """Train on each fold, and return the mean AUROC; of a single one with its interval."""
+    """Train on each fold, and return the mean score; of a single one with its interval."""
     scores: list[float] = []
+    metric = target_metric(options.task)
     low = high = math.nan
     held_out = folds if options.folds > 1 else 1
     for fold in range(1, held_out + 1):
@@ -236,12 +245,12 @@ def _score(
                 train(_train_options(chosen, path, options, fold, run.root), callbacks=callbacks)
             else:
                 resume(run.root, path, options.image_root, callbacks=callbacks)
-        auroc = run.read_metrics()["metrics"]["auroc"]
-        if auroc["value"] is None:
-            raise UserError(f"the validation AUROC is undefined: {auroc['reason']}")
-        scores.append(auroc["value"])
-        if held_out == 1 and auroc["low"] is not None:
-            low, high = auroc["low"], auroc["high"]
+        score = run.read_metrics()["metrics"][metric]
+        if score["value"] is None:
+            raise UserError(f"the validation {TITLES[metric]} is undefined: {score['reason']}")
+        scores.append(score["value"])
+        if held_out == 1 and score["low"] is not None:
+            low, high = score["low"], score["high"]
     return float(np.mean(scores)), low, high
 
 
@@ -261,7 +270,7 @@ def _train_options(chosen: Mapping[str, Any], path: Path, options: TuneOptions, 
 
 
 class _ReportScore(Callback):
-    """Report the validation AUROC of each epoch, and stop a trial that is worse than the median of the others.
+    """Report the validation score of each epoch, and stop a trial that is worse than the median of the others.
 
     Args:
         trial: Of Optuna.
@@ -275,7 +284,8 @@ class _ReportScore(Callback):
         """Report the mean of this epoch's score and the folds before."""
         from optuna import TrialPruned
 
-        value = float(trainer.callback_metrics.get("val_auroc", math.nan))
+        metrics = trainer.callback_metrics
+        value = float(metrics["val_mae"]) if "val_mae" in metrics else validation_score(metrics)
         step = len(self.before) * int(trainer.max_epochs or 0) + trainer.current_epoch
         if math.isnan(value):
             return

@@ -14,7 +14,9 @@ import pandas as pd
 import yaml
 from rich.table import Table
 
-from softfree.evaluation.formatting import number, strict_json
+from softfree.evaluation.comparison import TITLES
+from softfree.evaluation.formatting import name_of, number, strict_json
+from softfree.evaluation.metrics import MainMetric, lower_is_better, target_metric
 from softfree.evaluation.page import Cell, Drawing, Grid, Page, Section, write_page
 from softfree.evaluation.plots.trials import scores_by_option, scores_by_trial
 from softfree.reporting.terminal import console
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # trials on the terminal
 OPTIMISTIC = (
-    "The score of the best trial is optimistic: it is the highest of several on the same validation rows. Only rows"
+    "The score of the best trial is optimistic: it is the best of several on the same validation rows. Only rows"
     " that no trial was evaluated on, such as the test rows, show how good these options are."
 )
 
@@ -37,12 +39,13 @@ class TuningResult:
 
     Attributes:
         best: Options of ``softfree train`` of the best trial, with those that all trials share; None without one.
-        score: Its validation AUROC, NaN without one.
+        score: Its validation score by ``metric``, NaN without one.
         low: Lower bound of its 95 % interval; NaN over several folds.
         high: Upper bound.
-        trials: One row per trial, in order: number, state, auroc, seconds, reason, and its options.
+        trials: One row per trial, in order: number, state, the metric, seconds, reason, and its options.
         options: Names of the options that were searched.
         folder: With ``best.yaml``, ``trials.csv`` and ``report.html``.
+        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``.
     """
 
     best: dict[str, Any] | None
@@ -52,6 +55,7 @@ class TuningResult:
     trials: pd.DataFrame
     options: tuple[str, ...]
     folder: Path
+    metric: MainMetric = "auroc"
 
     @property
     def file(self) -> Path:
@@ -61,13 +65,14 @@ class TuningResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON; NaN becomes None."""
         trials = self.trials.astype(object).to_dict(orient="records")
-        return strict_json({"best": self.best, "auroc": self.score, "low": self.low, "high": self.high,
+        return strict_json({"best": self.best, self.metric: self.score, "low": self.low, "high": self.high,
                             "trials": trials, "folder": str(self.folder)})  # fmt: skip
 
 
 def result_of(study: Study, options: TuneOptions) -> TuningResult:
     """Gather the trials that have ended."""
     rows: list[dict[str, Any]] = []
+    metric = target_metric(options.task)
     names: dict[str, None] = {}
     repeated = {trial.user_attrs.get("again") for trial in study.trials}
     for trial in study.trials:
@@ -76,15 +81,15 @@ def result_of(study: Study, options: TuneOptions) -> TuningResult:
         names |= dict.fromkeys(trial.params)
         seconds = math.nan if trial.duration is None else round(trial.duration.total_seconds(), 1)
         score = math.nan if trial.state.name != "COMPLETE" or trial.value is None else trial.value
-        row = {"trial": trial.number, "state": STATES[trial.state.name], "auroc": score, "seconds": seconds}
+        row = {"trial": trial.number, "state": STATES[trial.state.name], metric: score, "seconds": seconds}
         rows.append(row | {"reason": trial.user_attrs.get("reason", "")} | trial.params)
-    frame = pd.DataFrame(rows, columns=["trial", "state", "auroc", "seconds", "reason", *names])
-    if not frame["auroc"].notna().any():
-        return TuningResult(None, math.nan, math.nan, math.nan, frame, tuple(names), options.out)
+    frame = pd.DataFrame(rows, columns=["trial", "state", metric, "seconds", "reason", *names])
+    if not frame[metric].notna().any():
+        return TuningResult(None, math.nan, math.nan, math.nan, frame, tuple(names), options.out, metric)
     best = study.best_trial
     low, high = (math.nan if bound is None else bound for bound in best.user_attrs.get("interval", (None, None)))
     return TuningResult(
-        dict(options.train) | best.params, float(best.values[0]), low, high, frame, tuple(names), options.out
+        dict(options.train) | best.params, float(best.values[0]), low, high, frame, tuple(names), options.out, metric
     )
 
 
@@ -108,11 +113,14 @@ def write_result(result: TuningResult) -> None:
         result.trials.to_csv(temporary, index=False)
     if result.best is None:
         return
-    header = f"# The best of {len(result.trials)} trials: validation AUROC {result.score:.3f}, which is optimistic.\n"
+    title = TITLES[result.metric]
+    header = f"# The best of {len(result.trials)} trials: validation {title} {result.score:.3f}, which is optimistic.\n"
     write_atomically(result.file, header + yaml.safe_dump(result.best, sort_keys=False))
-    drawings = [Drawing("AUROC by trial", scores_by_trial(result.trials), "The line is the best so far.")]
+    heading = name_of(result.metric)
+    best = scores_by_trial(result.trials, result.metric, lower=lower_is_better(result.metric))
+    drawings = [Drawing(f"{heading} by trial", best, "The line is the best so far.")]
     for name in result.options:
-        drawings.append(Drawing(f"AUROC by {name}", scores_by_option(result.trials, name)))
+        drawings.append(Drawing(f"{heading} by {name}", scores_by_option(result.trials, name, result.metric)))
     page = Page(
         title="Search for options",
         paragraphs=[sentence(result), OPTIMISTIC],
@@ -126,7 +134,8 @@ def write_result(result: TuningResult) -> None:
 
 
 def _sorted(result: TuningResult) -> pd.DataFrame:
-    return result.trials.sort_values(["auroc", "trial"], ascending=[False, True], na_position="last")
+    ascending = [lower_is_better(result.metric), True]
+    return result.trials.sort_values([result.metric, "trial"], ascending=ascending, na_position="last")
 
 
 def _grid(result: TuningResult) -> Grid:
@@ -134,8 +143,8 @@ def _grid(result: TuningResult) -> Grid:
     for row in _sorted(result).to_dict(orient="records"):
         text = [_shown(row[name]) for name in result.options]
         state = str(row["state"]) if not row["reason"] else f"{row['state']}: {row['reason']}"
-        rows.append([(f"{row['trial']}", state), number(row["auroc"]), *text, f"{row['seconds']:.0f} s"])
-    return Grid(["Trial", "AUROC", *result.options, "Time"], rows)
+        rows.append([(f"{row['trial']}", state), number(row[result.metric]), *text, f"{row['seconds']:.0f} s"])
+    return Grid(["Trial", name_of(result.metric), *result.options, "Time"], rows)
 
 
 def sentence(result: TuningResult) -> str:
@@ -143,16 +152,19 @@ def sentence(result: TuningResult) -> str:
     interval = "" if math.isnan(result.low) else f" (95 % interval {number(result.low)} to {number(result.high)})"
     counts = result.trials["state"].value_counts()
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"The best validation AUROC of {len(result.trials)} trials ({states}) is {number(result.score)}{interval}."
+    return (
+        f"The best validation {TITLES[result.metric]} of {len(result.trials)} trials ({states}) is"
+        f" {number(result.score)}{interval}."
+    )
 
 
 def print_tuning(result: TuningResult) -> None:
     """Print the best trials and the next step."""
     table = Table(title="best trials", title_justify="left")
-    for heading in ("trial", "AUROC", *result.options):
+    for heading in ("trial", name_of(result.metric), *result.options):
         table.add_column(heading, justify="right")
     for row in _sorted(result).head(SHOWN).to_dict(orient="records"):
-        table.add_row(str(row["trial"]), number(row["auroc"]), *(_shown(row[name]) for name in result.options))
+        table.add_row(str(row["trial"]), number(row[result.metric]), *(_shown(row[name]) for name in result.options))
     console.print(table)
     for text in (sentence(result), OPTIMISTIC):
         console.print(text, highlight=False, soft_wrap=True)

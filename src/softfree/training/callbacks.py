@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,23 @@ _TIMED_STEPS = 10
 """Steps after which the duration of training is estimated."""
 
 
+def epoch_score(metrics: Mapping[str, Tensor]) -> float:
+    """Return the number by which epochs are compared, higher if better.
+
+    It is the AUROC, the C-index, minus the absolute error, or of several targets their mean score.
+    """
+    if "val_mae" in metrics:
+        return -float(metrics["val_mae"])
+    return float(
+        next((metrics[name] for name in ("val_score", "val_c_index", "val_auroc") if name in metrics), math.nan)
+    )
+
+
 class Patience(Callback):
     """Keep the epoch with the best validation AUROC, and stop after ``epochs`` epochs without a better one.
 
-    A regression has no AUROC: the best epoch is that of the least mean absolute error. That of several targets has the
-    highest mean of their scores, each from 0 for guessing to 1 for no error.
+    A regression has no AUROC: the best epoch is that of the least mean absolute error; of survival, of the best
+    C-index. That of several targets has the highest mean of their scores, each from 0 for guessing to 1 for no error.
 
     Its state is part of every checkpoint and holds no path, so that a run that was killed or moved resumes as if
     nothing had happened. Epochs without an AUROC are ignored.
@@ -42,9 +54,7 @@ class Patience(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the epoch with the best so far, before its checkpoint is written."""
-        metrics = trainer.callback_metrics  # a regression has no AUROC, but an error, which is better if it is lower
-        score = metrics.get("val_score", metrics.get("val_auroc", math.nan))
-        value = float(-metrics["val_mae"] if "val_mae" in metrics else score)
+        value = epoch_score(trainer.callback_metrics)
         if math.isnan(value):
             self._warn_without_auroc(trainer)
             return
@@ -59,7 +69,7 @@ class Patience(Callback):
     def _warn_without_auroc(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and not self.warned:
             console.print(
-                "validation AUROC is undefined without validation samples of both classes: --patience has no effect,"
+                "the validation score is undefined without samples of both classes: --patience has no effect,"
                 " and the last epoch is kept",
                 highlight=False,
             )

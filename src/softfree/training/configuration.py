@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from softfree.core.environment import versions
-from softfree.core.options import TrainOptions
+from softfree.core.options import SurvivalLossName, TrainOptions
 from softfree.data.labels import label_options, refuse_with_targets
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.case import CasePreprocessing
@@ -23,6 +23,7 @@ from softfree.data.variables import scales
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
+from softfree.training.follow_up import check_survival_options, horizons_of, with_intervals
 from softfree.training.modality import refuse_batches, refuse_foreign_options, training_preprocessing
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
@@ -79,19 +80,28 @@ def _check_target(options: TrainOptions) -> None:
     """Refuse options that a target of the kind of ``--task`` does not have."""
     if options.targets is not None:
         refuse_with_targets(vars(options))
-        for name in ("mixup", "cutmix", "teacher"):
+        for name in ("mixup", "cutmix", "teacher", "cuts", "horizons"):
             if getattr(options, name):
                 raise UserError(f"--{name} is for a run of one target; leave it out with --targets")
+        if options.loss in get_args(SurvivalLossName):
+            raise UserError(f"--loss {options.loss} is for --task survival; leave it out with --targets")
         return
-    if options.task != "regression":
-        if options.loss is not None:
-            raise UserError(f"--loss {options.loss} is for --task regression; leave it out")
+    kind = "survival" if options.loss in get_args(SurvivalLossName) else "regression"
+    if options.loss is not None and options.task != kind:
+        raise UserError(f"--loss {options.loss} is for --task {kind}; leave it out")
+    for name in ("cuts", "horizons"):
+        if getattr(options, name) is not None and options.task != "survival":
+            raise UserError(f"--{name} is for --task survival; leave it out")
+    if options.task not in ("regression", "survival"):
         return
+    what = "a regression" if options.task == "regression" else "survival"
     for name in ("label_smoothing", "mixup", "cutmix", "class_weights", "teacher"):
         if getattr(options, name):
-            raise UserError(f"--{name.replace('_', '-')} is for classes or findings; leave it out of a regression")
+            raise UserError(f"--{name.replace('_', '-')} is for classes or findings; leave it out of {what}")
     if options.maps:
-        raise UserError("--maps: saliency maps explain classes or findings; leave it out of a regression")
+        raise UserError(f"--maps: the report shows maps of classes or findings; leave it out of {what}")
+    if options.task == "survival":
+        check_survival_options(options)
 
 
 def check_ranges(options: object) -> None:
@@ -130,7 +140,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
                 f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
     refuse_unknown(table, ("train", "val"), options.table)
-    return table
+    return with_intervals(table, options) if table.task.timed else table
 
 
 def refuse_folder(out: Path) -> None:
@@ -178,7 +188,7 @@ def configuration(
         "table": table_facts(table),
         "options": values,
         "versions": versions(),
-    }
+    } | ({"target": {"horizons": horizons_of(table, options)}} if table.task.timed else {})
 
 
 def absolute_paths(options: TrainOptions) -> dict[str, Any]:

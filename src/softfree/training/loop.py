@@ -39,6 +39,7 @@ from softfree.training.configuration import (
     refuse_folder,
 )
 from softfree.training.distillation import Teacher, open_teacher
+from softfree.training.follow_up import say_what_batches_change
 from softfree.training.learning_rate import FIND, find_rate
 from softfree.training.loaders import TrainingSamples, create_loaders, cut_steps, read_samples, readable
 from softfree.training.losses import standardization
@@ -72,6 +73,8 @@ def train(options: TrainOptions, *, notice: str | None = None, callbacks: Sequen
     options, choices = options_for_weights(options)
     for sentence in choices:
         console.print(sentence, highlight=False)
+    if global_rank() == 0:
+        say_what_batches_change(options)
     table = read_training_table(options)
     if global_rank() == 0:
         say(options.table, table.sentences)

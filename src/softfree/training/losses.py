@@ -7,7 +7,7 @@ in that many images; never the sum of weights or the number of known labels that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softfree.core.class_logits import class_logits
-from softfree.core.options import NumberLossName
+from softfree.core.options import LossName, NumberLossName
+from softfree.core.partial_likelihood import negative_log_partial_likelihood
+from softfree.data.follow_up import EVENT, TIME
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -85,6 +87,63 @@ class NumberObjective(nn.Module):
         return self.LOSSES[self.loss](outputs.float()[:, 0], wanted)
 
 
+class HazardObjective(nn.Module):
+    """Minus the mean log likelihood of hazards in time intervals (nnet-survival, Gensheimer and Narasimhan 2019).
+
+    A sample with the event has survived the intervals before its own. A censored one has survived each interval whose
+    middle it reached, so that an interval which it saw half of counts as seen. Events after the last cut count as
+    censored there. The sum over a sample's intervals belongs to that sample alone: the mean is over samples.
+
+    Args:
+        cuts: Ends of the intervals ``(J,)``; an interval includes its end.
+    """
+
+    def __init__(self, cuts: Sequence[float]) -> None:
+        super().__init__()
+        self.ends: Tensor
+        self.middles: Tensor
+        ends = torch.tensor(cuts, dtype=torch.float32)
+        self.register_buffer("ends", ends, persistent=False)
+        self.register_buffer("middles", (ends + F.pad(ends, (1, 0))[:-1]) / 2, persistent=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of logits ``(B, J)`` against times and events ``(B, 2)``."""
+        times, events = targets[:, TIME, None].float(), targets[:, EVENT, None] == 1
+        own = torch.searchsorted(self.ends, times)  # the interval of the event; J after the last
+        number = torch.arange(len(self.ends), device=outputs.device)
+        here = events & (number == own)
+        survived = torch.where(events, number < own, self.middles <= times)
+        return F.binary_cross_entropy_with_logits(
+            outputs.float(), here.float(), weight=(here | survived).float(), reduction="sum"
+        ) / len(outputs)
+
+
+class CoxObjective(nn.Module):
+    """Minus the Cox partial log likelihood of the samples of a batch, with Efron's ties, by torchsurv.
+
+    Each event is compared with the samples of its batch that are still at risk, and with no others. So this loss,
+    unlike all others here, depends on how samples are split into batches: smaller batches compare less. Its sum over
+    events is divided by the number of samples, so that a batch counts by its events.
+    """
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of log hazards ``(B, 1)`` against times and events ``(B, 2)``; 0 without an event."""
+        log_hazards, events = outputs.float()[:, 0], targets[:, EVENT] == 1
+        if len(outputs) < 2 or not events.any():
+            return (log_hazards * 0).sum()  # which has a gradient, of zeros
+        return negative_log_partial_likelihood(log_hazards, targets[:, TIME].float(), events) / len(outputs)
+
+
+def survival_objective(task: Task) -> nn.Module:
+    """Return the loss of survival: of hazards in the intervals of the task, or without intervals Cox's."""
+    return HazardObjective(task.cuts) if task.cuts else CoxObjective()
+
+
+def number_loss(loss: LossName | None) -> NumberLossName:
+    """Return the loss of a regression; ``huber`` by default."""
+    return loss if loss in ("huber", "mse", "l1") else "huber"
+
+
 def standardization(targets: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of the training targets of a regression.
 
@@ -121,8 +180,8 @@ class Distillation(nn.Module):
 
 
 def known_fraction(task: Task, targets: np.ndarray) -> float | None:
-    """Fraction of known labels in ``targets`` of findings; None for classes and numbers, which are all known."""
-    return None if task.exclusive or task.numeric else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
+    """Fraction of known labels in ``targets`` of findings; None for other targets, which are all known."""
+    return None if task.kind != "multilabel" else max(float((~np.isnan(targets)).mean()), 1 / targets.size)
 
 
 def class_weights(task: Task, targets: np.ndarray) -> Tensor:

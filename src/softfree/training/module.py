@@ -15,6 +15,7 @@ from softfree.attention import Attention
 from softfree.core.options import OptimizerOptions, StreamOptions
 from softfree.data.dataset import Sample
 from softfree.evaluation.scores import Scores, undefined_reason
+from softfree.evaluation.survival_metrics import c_index
 from softfree.models.layers import clear_drop_paths, draw_drop_paths
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree.training.distillation import Teacher
@@ -25,6 +26,7 @@ from softfree.training.progressive_size import SizeSchedule
 from softfree.training.several import Objectives, SeveralObjectives
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.task import Task
 
 
@@ -112,7 +114,7 @@ class ClassifierModule(L.LightningModule):
         self._validated.append((index, self.adaptive(batch["image"]).float(), batch["target"]))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss and AUROC, or absolute error, over all validation images, each once on any number of devices."""
+        """Log loss and AUROC, absolute error or C-index, over all validation images, each once on any devices."""
         index, logits, targets = (torch.cat(parts) for parts in zip(*self._validated, strict=True))
         self._validated.clear()
         if self.trainer.world_size > 1:
@@ -158,10 +160,12 @@ class ClassifierModule(L.LightningModule):
 def validation_score(
     task: Task, logits: Tensor, targets: Tensor, standard: tuple[float, float] | None
 ) -> tuple[str, float]:
-    """Return name and value of what a task is validated by: AUROC, or the mean absolute error of a number."""
+    """Return name and value of what a task is validated by: AUROC, C-index, or the absolute error of a number."""
     if standard is not None:
         mean, std = standard
         return "val_mae", float((logits[:, 0].double() * std + mean - targets.double()).abs().mean())
+    if task.timed:
+        return "val_c_index", c_index(Survival(()).risks(logits.numpy(), task), targets.numpy())
     scores = Scores(task, probabilities(logits.numpy(), task), targets.numpy(), np.arange(len(targets)))
     return "val_auroc", mean_auroc(scores)
 

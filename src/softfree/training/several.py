@@ -9,7 +9,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from softfree.core.options import OptimizerOptions
-from softfree.training.losses import NumberObjective, Objective, class_weights, known_fraction, standardization
+from softfree.training.losses import (
+    NumberObjective,
+    Objective,
+    class_weights,
+    known_fraction,
+    number_loss,
+    standardization,
+    survival_objective,
+)
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.core.task import Task
@@ -139,8 +147,10 @@ def _single(task: Task, targets: np.ndarray, options: OptimizerOptions) -> Objec
     """Create the losses of one task."""
     if task.numeric:
         standard = standardization(targets)
-        objective = NumberObjective(*standard, options.loss or "huber")
+        objective = NumberObjective(*standard, number_loss(options.loss))
         return Objectives(objective, objective, standard)
+    if task.timed:
+        return Objectives(survival_objective(task), survival_objective(task))
     weights = class_weights(task, targets) if options.class_weights else None
     training = Objective(task, options.label_smoothing, weights, known_fraction(task, targets))
     return Objectives(training, Objective(task))

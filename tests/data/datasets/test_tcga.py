@@ -1,5 +1,13 @@
+import shlex
+
+import pandas as pd
 import pytest
 
+from softfree.cli.commands import COMMANDS
+from softfree.cli.parser import Parser
+from softfree.data.datasets.options import PrepareOptions
+from softfree.data.datasets.registry import prepare_set
+from softfree.data.table import read_table
 from softfree_runtime.core.errors import UserError
 
 PATIENTS = [f"TCGA-{'AB' if number % 2 else 'CD'}-{number:04}" for number in range(12)]
@@ -73,6 +81,33 @@ def test_vital_status_as_label_stratifies_by_event(root, times, table, prepared)
     assert set(read.frame["event"].dropna()) == {0, 1}
     reasons = {reason for _, reason in done.left_out}
     assert reasons == {"patient not in the clinical table", "several values of 'vital_status'"}
+
+
+def test_the_command_for_survival_reads_what_was_prepared(root, times, table):
+    # Two more patients, of two rows each, have died, so that each split gets one.
+    died = [(*row[:5], "Dead", str(300 + n // 2), "'--") if n // 2 in (8, 9) else row for n, row in enumerate(times)]
+    table(root / "clinical.tsv", f"{COLUMNS},{TIMES}", died)
+    done = prepare_set("tcga", root, PrepareOptions(label="time_to_event", progress=False))
+    parser = Parser(prog="softfree train", print_config=None)
+    COMMANDS["Train"]["train"].arguments(parser)
+    parsed = parser.parse_args(shlex.split(done.command)[2:])
+    options = {name: getattr(parsed, name) for name in ("task", "label", "event")}
+    assert options == {"task": "survival", "label": "time_to_event", "event": "event"}
+    assert parsed.mpp == 8
+    frame = pd.read_csv(done.table)
+    used = frame[frame["split"] != "extra"]
+    assert used["time_to_event"].notna().all()
+    assert frame.loc[frame["split"] == "extra", "time_to_event"].isna().all()
+    events = used.drop_duplicates("patient_id").groupby("split")["event"].sum()
+    assert (events >= 1).all()
+    assert set(events.index) == {"train", "val", "test"}
+    read = read_table(done.table, **options)
+    assert read.targets.shape == (len(used), 2)
+
+
+def test_survival_needs_its_columns(root):
+    with pytest.raises(UserError, match="--label time_to_event needs the columns vital_status or"):
+        prepare_set("tcga", root, PrepareOptions(label="time_to_event", progress=False))
 
 
 def test_a_table_of_the_older_format(root, times, table, prepared):

@@ -357,3 +357,44 @@ class UnusualOptions:
     out: Path = Path("unusual")
     batch_size: int = 16
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class SurvivalStudyOptions:
+    """Survival on computed images.
+
+    Attributes:
+        findings: 'graded' (the hazard grows with the size of a mark) and 'present' (a mark is there or not).
+        losses: Losses of softfree train.
+        seeds: Seeds of the images and of the trainings.
+        hazard_ratio: Of one standard deviation of the size, or of a mark that is present.
+        n_train: Number of training images.
+        n_val: Number of validation images.
+        n_test: Number of test images.
+        size: Side of the images in pixels.
+        model: A named model.
+        model_options: Further arguments of the model.
+        epochs: Number of epochs.
+        batch_size: Images per batch.
+        lr: Peak learning rate.
+        work: Folder for images and runs.
+        out: CSV file of the results.
+        progress: Show progress bars.
+    """
+
+    findings: list[str] = field(default_factory=lambda: ["graded", "present"])
+    losses: list[Literal["hazard", "cox"]] = field(default_factory=lambda: ["hazard", "cox"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    hazard_ratio: float = 3.0
+    n_train: int = 600
+    n_val: int = 200
+    n_test: int = 600
+    size: int = 48
+    model: str = "seqnorm_vit_nano_patch16"
+    model_options: dict[str, Any] = field(default_factory=lambda: {"patch_size": 8, "depth": 2})
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 1e-3
+    work: Path = Path("survival_work")
+    out: Path = Path("survival.csv")
+    progress: bool = True

@@ -9,6 +9,7 @@ import numpy as np
 
 from softfree_runtime.core.conformal import ConformalSets
 from softfree_runtime.core.scale import Scale
+from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.task import Task
 
 
@@ -78,13 +79,17 @@ def columns(
     thresholds: dict[str, float],
     sets: ConformalSets | None = None,
     scale: Scale | None = None,
+    survival: Survival | None = None,
 ) -> dict[str, object]:
     """Return the columns of a sample with logits ``(K,)``, or ``(K - 1,)`` of ordinal classes.
 
     Its probabilities, label and, with ``sets``, conformal set: ``p_<class>``, ``raw_<class>``, ``predicted`` and those
     of :meth:`ConformalSets.columns`; None and "" if the logits are NaN. Of a regression the columns are those of
-    :meth:`Scale.columns`.
+    :meth:`Scale.columns`, of survival those of :meth:`Survival.columns`.
     """
+    if task.timed:
+        assert survival is not None
+        return survival.columns(np.asarray(logits, dtype=np.float64) / temperature, task)
     if task.numeric:
         scale = scale or Scale()
         return scale.columns(float(values_of(logits, temperature, scale)[0]))
@@ -99,7 +104,7 @@ def columns(
 
 
 @dataclass(frozen=True)
-class Answers:
+class Postprocessing:
     """What turns the outputs of one target into columns; see :func:`columns`."""
 
     task: Task
@@ -107,13 +112,14 @@ class Answers:
     thresholds: dict[str, float] = field(default_factory=dict)
     sets: ConformalSets | None = None
     scale: Scale | None = None
+    survival: Survival | None = None
 
     def columns(self, logits: np.ndarray) -> dict[str, object]:
         """Return the columns of a sample with logits ``(K,)``."""
-        return columns(logits, self.task, self.temperature, self.thresholds, self.sets, self.scale)
+        return columns(logits, self.task, self.temperature, self.thresholds, self.sets, self.scale, self.survival)
 
 
-def target_columns(logits: np.ndarray, targets: Mapping[str, Answers]) -> dict[str, object]:
+def target_columns(logits: np.ndarray, targets: Mapping[str, Postprocessing]) -> dict[str, object]:
     """Return the columns ``<target>.<column>`` of a sample with the logits ``(K,)`` of all targets in turn."""
     values: dict[str, object] = {}
     first = 0

@@ -43,7 +43,7 @@ class Targets(Task):
     @classmethod
     def of(cls, parts: Mapping[str, Task]) -> Targets:
         """Join targets by name."""
-        return cls(SEVERAL, tuple(parts), tuple(NamedTask(*part) for part in parts.items()))
+        return cls(SEVERAL, tuple(parts), parts=tuple(NamedTask(*part) for part in parts.items()))
 
     @property
     def outputs(self) -> tuple[str, ...]:

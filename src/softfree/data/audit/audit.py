@@ -73,7 +73,8 @@ class Audit:
         """Return everything as plain types for JSON."""
         pairs = self.near_duplicates.to_dict("records")
         plain = asdict(replace(self, near_duplicates=pd.DataFrame())) | {"near_duplicates": pairs}
-        return plain | {"errors": self.errors, "warnings": self.warnings}
+        task = {"kind": self.task.kind, "classes": self.task.classes}
+        return plain | {"task": task, "errors": self.errors, "warnings": self.warnings}
 
     def print(self, console: Console | None = None) -> None:
         """Print tables, then problems."""

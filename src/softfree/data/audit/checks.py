@@ -12,6 +12,7 @@ import pandas as pd
 
 from softfree.data.audit.confounds import Confound
 from softfree.data.audit.near_duplicates import MAX_IMAGES, Pair, find_pairs
+from softfree.data.follow_up import EVENT, TIME
 from softfree.data.samples import join_cases
 from softfree.data.table import SPLITS, Table, patients_across_splits
 from softfree_runtime.core.errors import UserError, shortened
@@ -127,6 +128,9 @@ def find_near_equal(table: Table) -> Iterator[Problem]:
 
 def find_thin_classes(table: Table) -> Iterator[Problem]:
     """Find classes missing from a split, and classes much rarer than others."""
+    if table.task.timed:
+        yield from _find_splits_without_events(table)
+        return
     marks, classes = class_marks(table), table.task.classes
     for split in SPLITS:
         in_split = (table.frame["split"] == split).to_numpy()
@@ -142,12 +146,23 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
         yield Problem("warning", "imbalance", message)
 
 
+def _find_splits_without_events(table: Table) -> Iterator[Problem]:
+    for split in SPLITS:
+        targets = table.where(split).targets
+        if len(targets) and not (targets[:, EVENT] == 1).any():
+            severity: Severity = "warning" if split == "test" else "error"
+            yield Problem(severity, "class_missing", f"split {split} has no event")
+
+
 def find_mixed_units(table: Table) -> Iterator[Problem]:
     """Find numbers in two groups with a wide gap between, as when some rows have another unit."""
-    if not table.task.numeric or not (table.targets > 0).all() or len(table.targets) < 2 * LEAST_OF_UNIT:
+    if table.task.by_class:
         return
-    order = np.argsort(table.targets, kind="stable")
-    logarithms = np.log10(table.targets[order])
+    numbers = table.targets[:, TIME] if table.task.timed else table.targets
+    if not (numbers > 0).all() or len(numbers) < 2 * LEAST_OF_UNIT:
+        return
+    order = np.argsort(numbers, kind="stable")
+    logarithms = np.log10(numbers[order])
     gaps = np.diff(logarithms)[LEAST_OF_UNIT - 1 : len(order) - LEAST_OF_UNIT]
     cut = int(gaps.argmax()) + LEAST_OF_UNIT  # the number of smaller ones
     low, high = (float(10 ** np.median(part)) for part in (logarithms[:cut], logarithms[cut:]))
@@ -196,13 +211,13 @@ def find_telling_kinds(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
 
 
 def class_marks(table: Table) -> np.ndarray:
-    """Return boolean ``(n, K)``: whether each row has each class; a number is a class that all rows have.
+    """Return boolean ``(n, K)``: whether each row has each class; a number or time is a class that all rows have.
 
     Of several targets, whether each is known.
     """
     if isinstance(table.task, Targets):
         return np.stack(list(table.task.known(table.targets).values()), axis=1)
-    if table.task.numeric:
+    if not table.task.by_class:
         return np.ones((len(table.targets), 1), bool)
     if table.task.exclusive:
         return table.targets[:, None] == np.arange(len(table.task.classes))

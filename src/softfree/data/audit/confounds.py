@@ -52,7 +52,7 @@ def features_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, patients: np.ndarray) -> list[Confound]:
-    """Measure every feature against every class, the strongest first; nothing for numbers.
+    """Measure every feature against every class, the strongest first; nothing for numbers and times.
 
     Args:
         features: ``(n, F)`` values, one column per feature.
@@ -61,7 +61,7 @@ def find_confounds(features: pd.DataFrame, task: Task, targets: np.ndarray, pati
         patients: ``(n,)`` numbers of patients, which determine the intervals.
     """
     confounds: list[Confound] = []
-    for number in () if task.numeric else task.scored:
+    for number in task.scored if task.by_class else ():
         present = targets == number if task.exclusive else targets[:, number] == 1
         absent = ~present if task.exclusive else targets[:, number] == 0
         sides = len(np.unique(patients[present])), len(np.unique(patients[absent]))

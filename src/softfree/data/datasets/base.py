@@ -36,6 +36,7 @@ class DataSetRows:
         fractions: Fraction of the rows without a split for each split.
         left_out: Names of files without a row, each with the reason.
         notes: What the user should know, one sentence each.
+        train: Options of ``softfree train`` that what was prepared needs, before the suggested ones of the data set.
     """
 
     frame: pd.DataFrame
@@ -43,6 +44,7 @@ class DataSetRows:
     fractions: Mapping[str, float] = field(default_factory=lambda: dict(FRACTIONS))
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    train: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class PrepareOptions:
             or 0.
         case: What a case is, whose images form one sample (a column case_id); default: the first of chexpert and
             mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; ham10000: image or lesion.
-        label: duke-breast-mri and tcga: column of the clinical table to predict.
+        label: duke-breast-mri and tcga: column of the clinical table to predict; of tcga also time_to_event, for
+            survival.
         progress: Show progress bars.
     """
 

@@ -98,7 +98,7 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
         findings=findings,
         left_out=left_out,
         notes=(*rows.notes, *notes, *unused),
-        command=_command(data_set, table, folder, findings),
+        command=_command(table, folder, findings, f"{rows.train} {data_set.train}"),
     )
 
 
@@ -156,10 +156,10 @@ def _usable(frame: pd.DataFrame, findings: tuple[str, ...]) -> tuple[tuple[str, 
     return usable, [note] if others else []
 
 
-def _command(data_set: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
+def _command(table: Path, folder: Path, findings: tuple[str, ...], train: str) -> str:
     words = ["softfree train", shlex.quote(str(table))]
     if table.resolve().parent != folder.resolve():
         words.append(f"--image-root {shlex.quote(str(folder))}")
     if findings:
         words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
-    return " ".join([*words, data_set.train]).strip()
+    return " ".join([*words, train.strip()]).strip()

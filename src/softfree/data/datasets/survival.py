@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+TIME, EVENT = "time_to_event", "event"
+TRAIN = f"--task survival --label {TIME} --event {EVENT}"
+"""Options of ``softfree train`` for these columns."""
+
 
 def survival(happened: pd.Series, event_days: pd.Series, free_days: pd.Series) -> tuple[pd.DataFrame, str | None]:
     """Return the columns ``time_to_event`` (days) and ``event`` (1, or 0 for censored), and a note on empty rows.
@@ -20,5 +24,5 @@ def survival(happened: pd.Series, event_days: pd.Series, free_days: pd.Series) -
     days = days.where(days >= 0)
     event = happened.where(days.notna())
     note = f"{days.isna().sum()} of {len(days)} patients have no usable time: time_to_event and event are empty"
-    frame = pd.DataFrame({"time_to_event": days.round().astype("Int64"), "event": event.astype("Int64")})
+    frame = pd.DataFrame({TIME: days.round().astype("Int64"), EVENT: event.astype("Int64")})
     return frame, note if days.isna().any() else None

@@ -13,7 +13,9 @@ slides apart. Ages are in years.
 ``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
 days_to_last_follow_up of the portal, with or without the prefixes ``demographic.`` and ``diagnoses.``, or from
 vital_status, death_days_to and last_contact_days_to of the older tables with bcr_patient_barcode. Of several days to a
-last follow-up, the last counts. cBioPortal gives months instead of days, which are not converted.
+last follow-up, the last counts. ``--label time_to_event`` prepares the table for them: the label is the event, so that
+splits share it, and the printed command trains a model of survival. cBioPortal gives months instead of days, which are
+not converted.
 https://docs.gdc.cancer.gov/Data_Dictionary/viewer/#?view=table-definition-view&id=diagnosis
 """
 
@@ -25,7 +27,7 @@ import pandas as pd
 
 from softfree.data.datasets.base import DataSet, DataSetRows, numbers, read_text, wanted_label, without
 from softfree.data.datasets.options import PrepareOptions
-from softfree.data.datasets.survival import survival
+from softfree.data.datasets.survival import EVENT, TIME, TRAIN, survival
 from softfree_runtime.core.errors import UserError
 
 SOURCE = "https://portal.gdc.cancer.gov/"
@@ -59,7 +61,8 @@ _BARCODE = r"^(TCGA-([A-Z0-9]{2})-[A-Z0-9]{4})-(\d{2})[A-Z]?-\d{2}-([A-Z]{2})"
 
 def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     path, clinical, patients = _clinical(root)
-    label = wanted_label(path, [str(name) for name in clinical if name != patients], options.label)
+    columns = [str(name) for name in clinical if name != patients]
+    label = TIME if options.label == TIME else wanted_label(path, columns, options.label)
     slides = sorted(slide.relative_to(root).as_posix() for slide in root.rglob("TCGA-*.svs"))
     if not slides:
         raise UserError(f"{root}: no slide TCGA-*.svs in it; obtain some from {SOURCE}")
@@ -70,11 +73,12 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     reasons = pd.Series(None, frame.index, dtype=object)
     reasons[~frame["patient_id"].isin(known.index)] = "patient not in the clinical table"
     reasons[frame["patient_id"].isna()] = "no TCGA barcode in its name"
-    values = known[label].groupby(level=0).agg(["nunique", "first"])
-    several = values.index[values["nunique"] > 1]
-    reasons[frame["patient_id"].isin(several)] = f"several values of {label!r}"
-    frame["label"] = frame["patient_id"].map(values["first"])
     notes: list[str] = []
+    if label != TIME:
+        values = known[label].groupby(level=0).agg(["nunique", "first"])
+        several = values.index[values["nunique"] > 1]
+        reasons[frame["patient_id"].isin(several)] = f"several values of {label!r}"
+        frame["label"] = frame["patient_id"].map(values["first"])
     for ours, names in (("sex", _SEX), ("age", _AGE)):
         if (column := _first(known, names)) and column != label:
             frame[ours] = frame["patient_id"].map(known[column].groupby(level=0).first())
@@ -83,8 +87,14 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     slides_of = known[known.index.isin(frame["patient_id"])]
     for name, of_patient in _survival(slides_of, notes).items():
         frame[str(name)] = frame["patient_id"].map(of_patient).astype("Int64")
+    if label == TIME:
+        if TIME not in frame:
+            needed = "; ".join(" or ".join(names) for names in (_STATUS, _DEATH, _FOLLOW_UP))
+            raise UserError(f"{path}: --label {TIME} needs the columns {needed}")
+        frame["label"] = frame[EVENT]
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
-    return DataSetRows(frame[reasons.isna()], left_out=left_out, notes=tuple(notes))
+    train = TRAIN if label == TIME else ""
+    return DataSetRows(frame[reasons.isna()], left_out=left_out, notes=tuple(notes), train=train)
 
 
 def _first(clinical: pd.DataFrame, names: tuple[str, ...]) -> str | None:

@@ -5,10 +5,12 @@ from softfree.evaluation.plots.numbers import bland_altman, predicted_against_tr
 from softfree.evaluation.plots.ranking import precision_recall, roc
 from softfree.evaluation.plots.runs import Dot, dots, learning_curves
 from softfree.evaluation.plots.style import svg
+from softfree.evaluation.plots.survival import by_risk, survival_calibration
 
 __all__ = [
     "Dot",
     "bland_altman",
+    "by_risk",
     "confusion",
     "decision_curve",
     "dots",
@@ -17,5 +19,6 @@ __all__ = [
     "predicted_against_true",
     "reliability",
     "roc",
+    "survival_calibration",
     "svg",
 ]

@@ -18,6 +18,7 @@ PANELS = (
     ("Loss", {"train_loss": "training", "val_loss": "validation"}),
     ("AUROC", {"val_auroc": "validation"}),
     ("Absolute error", {"val_mae": "validation"}),
+    ("C-index", {"val_c_index": "validation"}),
     ("Learning rate", {"lr": ""}),
 )
 
@@ -37,14 +38,14 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
     Args:
         history: One row per epoch (or several, with gaps), columns ``epoch`` and any of ``train_loss``, ``val_loss``,
-            ``val_auroc``, ``val_mae``, ``lr``.
+            ``val_auroc``, ``val_mae``, ``val_c_index``, ``lr``.
     """
     panels = [(name, {c: w for c, w in columns.items() if c in history}) for name, columns in PANELS]
     panels = [(name, columns) for name, columns in panels if columns]
     heights = [1.7 if name != "Learning rate" else 0.9 for name, _ in panels]
     drawing = figure(0.6 + sum(heights))
     grid = drawing.subplots(len(panels), squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    colors = {"train_loss": MUTED, "val_loss": SERIES[0], "val_auroc": SERIES[0], "val_mae": SERIES[0], "lr": MUTED}
+    colors = {"train_loss": MUTED, "lr": MUTED}
     best = _best_epoch(history)
     for axes, (name, columns) in zip(grid, panels, strict=True):
         for column, label in columns.items():
@@ -54,7 +55,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             axes.plot(
                 logged["epoch"],
                 logged[column],
-                color=colors[column],
+                color=colors.get(column, SERIES[0]),
                 linestyle=look,
                 marker=marker,
                 label=label or None,
@@ -64,8 +65,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         axes.set_ylabel(name)
         if len(columns) > 1:
             axes.legend(loc="upper right")
-        if name in ("AUROC", "Absolute error"):
-            if name == "AUROC":
+        if name in ("AUROC", "Absolute error", "C-index"):
+            if name != "Absolute error":
                 _widen(axes)
             if best is not None:
                 left = best > history["epoch"].max() / 2
@@ -115,7 +116,7 @@ def _widen(axes: Axes, least: float = 0.1) -> None:
 
 
 def _best_epoch(history: pd.DataFrame) -> int | None:
-    for column, sign in (("val_auroc", 1), ("val_mae", -1)):
+    for column, sign in (("val_auroc", 1), ("val_c_index", 1), ("val_mae", -1)):
         if column in history and not history[column].isna().all():
             return int(history["epoch"].to_numpy()[np.nanargmax(sign * history[column].to_numpy())])
     return None

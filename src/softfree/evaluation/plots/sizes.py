@@ -11,7 +11,9 @@ from softfree.evaluation.plots.style import DASHES, MUTED, SERIES, figure, style
 
 
 @styled
-def scores_by_size(patients: np.ndarray, scores: np.ndarray, points: list[Point], fitted: Fitted | None) -> Figure:
+def scores_by_size(
+    patients: np.ndarray, scores: np.ndarray, points: list[Point], fitted: Fitted | None, name: str = "AUROC"
+) -> Figure:
     """Draw each draw as a thin line, the means with their intervals, and the extrapolation dashed.
 
     Args:
@@ -19,6 +21,7 @@ def scores_by_size(patients: np.ndarray, scores: np.ndarray, points: list[Point]
         scores: ``(D, S)``.
         points: Means of the sizes.
         fitted: The power law, or None.
+        name: Of the score.
     """
     drawing = figure(3.4)
     axes = drawing.subplots()
@@ -49,5 +52,5 @@ def scores_by_size(patients: np.ndarray, scores: np.ndarray, points: list[Point]
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{number:.0f}" for number in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(xlabel="Training patients", ylabel="AUROC")
+    axes.set(xlabel="Training patients", ylabel=name)
     return drawing

@@ -132,7 +132,7 @@ def _head(facts: Facts) -> str:
     ]
     data = ModelCardData(
         library_name="softfree",
-        pipeline_tag=task if facts.run.preprocessing.kind == "image" and not facts.task.numeric else None,
+        pipeline_tag=task if facts.run.preprocessing.kind == "image" and facts.task.by_class else None,
         tags=["medical-imaging", facts.run.preprocessing.kind],
         model_name=facts.run.model_name if results else None,
         eval_results=results or None,

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from softfree.data.audit.checks import counted
+from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.formatting import NAMES
+from softfree.evaluation.metrics import target_metric
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
 from softfree_runtime.core.errors import UserError
 
-PROPER = ("AUROC", "PPV", "NPV", "F1", "Matthews", "Cohen", "Brier")  # names that keep their capital
+PROPER = ("AUROC", "PPV", "NPV", "F1", "Matthews", "Cohen", "Brier", "C-index")  # names that keep their capital
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Evaluated:
 
     def baselines(self) -> list[str]:
         """Compare with simpler models on the same samples."""
-        numeric = self.results["task"] == "regression"
-        kind, title = ("Ridge", "mean absolute error") if numeric else ("Logistic", "AUROC")
+        kind = {"regression": "Ridge", "survival": "Cox"}.get(self.results["task"], "Logistic")
+        title = TITLES[target_metric(self.results["task"])]
         return [
             f"{model.get('title', f'{kind} regression on {name}')}, {self.name}: {title} {with_interval(model)};"
             f" model minus this: {with_interval(model['model_minus_baseline'])}."
@@ -66,8 +68,9 @@ class Evaluated:
     def warnings(self) -> list[str]:
         """State what speaks against the results."""
         found = [f"{text[:1].lower()}{text[1:]}" for text in self.results.get("baselines", {}).get("warnings", [])]
-        if reason := self.metrics.get("auroc", {}).get("reason"):
-            found.append(f"no interval of the AUROC: {reason}")
+        main = target_metric(self.results["task"])
+        if reason := self.metrics.get(main, {}).get("reason"):
+            found.append(f"no interval of the {TITLES[main]}: {reason}")
         if suspect := self.results.get("suspect_labels"):
             found.append(f"{counted(suspect, 'label')} may be wrong")
         return [capitalized(f"{self.name}: {text}") for text in found]

@@ -12,6 +12,7 @@ import torch
 from softfree.attention import attention_name
 from softfree.data.audit.checks import counted
 from softfree.data.modalities.registry import MODALITIES
+from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.metrics import main_metric
 from softfree.inference.run import PART_OF, Run
 from softfree.inference.run_directory import RunDirectory
@@ -31,7 +32,10 @@ LOSSES = {
     "multilabel": "binary cross-entropy of each finding",
     "ordinal": "cross-entropy of a continuation-ratio model of the ordered classes (CORN)",
 }
-IN_TEXT = ("auroc", "quadratic_kappa", "mae", "r2", "balanced_accuracy", "sensitivity", "specificity", "brier")
+IN_TEXT = (
+    *("auroc", "quadratic_kappa", "mae", "r2", "balanced_accuracy", "sensitivity", "specificity", "brier"),
+    *("c_index", "integrated_brier"),
+)
 """Metrics that sentences name."""
 
 
@@ -60,6 +64,8 @@ class Facts:
         how = "cross-validation" if self.is_study else "internal evaluation"
         if self.task.numeric:
             return f"Development and {how} of a deep-learning regression of {self._classes} from {self.kind}"
+        if self.task.timed:
+            return f"Development and {how} of a deep-learning survival model of {self._classes} from {self.kind}"
         return f"Development and {how} of a deep-learning classifier of {self.kind}: {self._classes}"
 
     def proposed_title(self) -> list[str]:
@@ -71,13 +77,15 @@ class Facts:
         how = "by cross-validation" if self.is_study else "on a held-out split"
         external = sum(evaluation.is_external for evaluation in self.evaluations)
         also = f", and externally on {external} data set{'s' * (external > 1)}" if external else ""
-        model = "regression" if self.task.numeric else "classification"
+        model = "regression" if self.task.numeric else "survival" if self.task.timed else "classification"
         return [f"A {model} model was developed and evaluated internally {how}{also}."]
 
     def outcome(self) -> list[str]:
         """State what is predicted."""
         if self.task.numeric:
             return [f"The model predicts a number, {self._classes}."]
+        if self.task.timed:
+            return [f"The model predicts the time to an event, {self._classes}, of which some samples are censored."]
         if self.task.kind == "multilabel":
             return [f"The model predicts for each finding whether it is present: {self._classes}."]
         if self.task.ordered:
@@ -97,7 +105,7 @@ class Facts:
         of = f" of {patients:,} patients" if patients else ""
         counts = [count["classes"] for count in self.table.get("counts", {}).values()]
         totals = [f"{sum(count[name] for count in counts):,} {name}" for name in self.task.classes]
-        by_class = f" ({', '.join(totals)})" if counts and not self.task.numeric else ""
+        by_class = f" ({', '.join(totals)})" if counts and self.task.by_class else ""
         return [f"The data set has {self.table['rows']:,} {self.kind}{of}{by_class}."]
 
     def splits(self) -> list[str]:
@@ -160,6 +168,8 @@ class Facts:
             )
         each = "cut between two classes" if self.task.ordered else "class"
         last = "the number" if self.task.numeric else f"a logit for each {each}"
+        if self.task.timed:
+            last = f"the hazard of each of {len(self.task.cuts)} time intervals" if self.task.cuts else "a log hazard"
         if pool := self.run.config["model"].get("pool"):
             sentences.append(f"Tokens are pooled ({pool}), and a linear layer gives {last}.")
         return sentences
@@ -185,6 +195,8 @@ class Facts:
         loss = LOSSES.get(self.task.kind, "cross-entropy")
         if self.task.numeric:
             loss = f"{o['loss'] or 'huber'} loss of the standardized target"
+        if self.task.timed:
+            loss = "likelihood of the hazards" if self.task.cuts else "Cox partial likelihood of the samples of a batch"
         extras = {
             "label smoothing {:g}": o["label_smoothing"],
             "mixup {:g}": o["mixup"],
@@ -222,7 +234,7 @@ class Facts:
 
     def imbalance(self) -> list[str]:
         """Say what was done about rare classes."""
-        if self.task.numeric:
+        if not self.task.by_class:
             return []
         if self.options["class_weights"]:
             return ["The loss weighted classes inversely to their frequency; probabilities were calibrated afterwards."]
@@ -233,7 +245,7 @@ class Facts:
         patience = self.options["patience"]
         if patience is None:
             return ["The weights of the last epoch were kept: no epoch was chosen by its result."]
-        best = "least validation error" if self.task.numeric else "best validation AUROC"
+        best = "least validation error" if self.task.numeric else f"best validation {TITLES[main_metric(self.task)]}"
         if self._weights_of_targets():
             best = "best mean score of its targets on validation"
         return [f"The epoch with the {best} was kept; training stopped {patience} epochs after it."]
@@ -244,6 +256,7 @@ class Facts:
             return ["The final model is a single one."]
         count = len(self.run.config["members"])
         mean = "the mean of their numbers" if self.task.numeric else "the mean of their logits, each calibrated"
+        mean = "the mean of their outputs" if self.task.timed else mean
         return [f"The final model is an ensemble of {count}: {mean}."]
 
     def output(self) -> list[str]:
@@ -257,6 +270,10 @@ class Facts:
                 f" a conformal quantile of the absolute errors on {rows} samples."
             )
             return ["The output is a number in the unit of the table.", interval]
+        if (survival := self.run.calibration.survival) is not None:
+            at = listed([f"{horizon:g}" for horizon in survival.horizons], "and")
+            risk = "The output is a risk, higher for an earlier event"
+            return [f"{risk}, and the probability to be free of the event at {at}."]
         kind = "for each finding" if self.task.kind == "multilabel" else "for each class, adding up to 1"
         chosen = "the other folds" if self.is_study else "validation samples"
         fitted = (
@@ -285,6 +302,10 @@ class Facts:
         if self.task.numeric:
             names_listed = listed([in_a_sentence(name) for name in names], "and")
             return [capitalized(f"metrics: {names_listed}"), "Figures: true against predicted, Bland-Altman plot."]
+        if self.task.timed:
+            names_listed = listed([in_a_sentence(name) for name in names], "and")
+            figures = "Figures: Kaplan-Meier curves by risk with a log-rank test, predicted against observed survival."
+            return [capitalized(f"metrics: {names_listed}"), figures]
         curves = ["ROC", "precision-recall", "reliability"] + ["decision"] * self.task.by_threshold
         names_listed = listed([in_a_sentence(name) for name in names], "and")
         return [capitalized(f"metrics: {names_listed}"), f"Figures: {listed(curves, 'and')} curves."]
@@ -394,7 +415,7 @@ class Facts:
         """Return the numbers of samples, patients and classes of a part."""
         patients = f" of {part['patients']:,} patients" if self.table.get("patients") else ""
         classes = ", ".join(f"{number:,} {name}" for name, number in part["classes"].items())
-        counted_classes = "" if self.task.numeric else f" ({classes})"
+        counted_classes = f" ({classes})" if self.task.by_class else ""
         return f"{part['samples']:,} {self.kind}{patients}{counted_classes}"
 
     def _result(self, evaluation: Evaluated) -> str:
