@@ -220,7 +220,7 @@ def test_what_survival_does_not_have(
 ) -> None:
     names = {"RUN": str(run.folder), "TABLE": str(path), "IMAGE": str(path.parent / "0.png")}
     arguments = [names.get(part, part) for part in command]
-    if command[0] in ("train", "explain"):
+    if command[0] in ("train", "explain", "convert"):
         arguments += ["--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert why in capsys.readouterr().err.strip().splitlines()[-1]

@@ -30,7 +30,7 @@ from softfree.study.plan import parse_duration
 from softfree.study.recipe import check_begun, check_recipe, refuse_other_content
 from softfree.study.space import check_space, default_space, defaults_within, ends, suggest
 from softfree.study.tune_report import TuningResult, options_in_words, result_of, write_result
-from softfree.training.callbacks import validation_score
+from softfree.training.callbacks import epoch_score
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
 from softfree.training.loop import resume, train
@@ -285,7 +285,7 @@ class _ReportScore(Callback):
         from optuna import TrialPruned
 
         metrics = trainer.callback_metrics
-        value = float(metrics["val_mae"]) if "val_mae" in metrics else validation_score(metrics)
+        value = float(metrics["val_mae"]) if "val_mae" in metrics else epoch_score(metrics)
         step = len(self.before) * int(trainer.max_epochs or 0) + trainer.current_epoch
         if math.isnan(value):
             return
