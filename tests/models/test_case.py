@@ -22,7 +22,7 @@ def make(attention: str = "seqnorm", timed: bool = True, **options: object) -> C
     torch.manual_seed(0)
     case = {"shape": SHAPE, "views": 3, "timed": timed}
     model = create_case_model(f"{attention}_vit_nano_patch16", case, **OPTIONS | options).double().eval()
-    for parameter in (model.pos_embed, model.view_embed.weight):
+    for parameter in (model.pos_embed, model.case_embed.view.weight):
         torch.nn.init.normal_(parameter, std=0.2)
     return model
 
@@ -62,12 +62,12 @@ def test_a_case_is_one_sequence() -> None:
     """The tokens of all images are those of the model of one image, with view and time added, in one sequence."""
     model, case = make(), draw(3, 1)
     images = case[0, :, :-3].reshape(3, *SHAPE)
-    views = model.view_embed.weight
+    views = model.case_embed.view.weight
     own = [views[0] + views[number] if number else views[0] for number in case[0, :, -3].long().tolist()]
     tokens = model.embed(images)[0] + torch.stack(own).unsqueeze(1)
     for number in (1, 2):
         angle = 2 * math.pi * case[0, number, -2] * torch.tensor([0.25, 0.5, 1, 2, 4], dtype=torch.float64)
-        tokens[number] += model.time_embed(torch.cat([angle.sin(), angle.cos()]))
+        tokens[number] += model.case_embed.time(torch.cat([angle.sin(), angle.cos()]))
     want = model.forward_head(model.norm(model.blocks(tokens.reshape(1, -1, 128))))
     torch.testing.assert_close(model(case), want)
 
@@ -102,8 +102,8 @@ def test_checkpointed_images_have_the_same_gradients() -> None:
 def test_every_parameter_has_a_group() -> None:
     model = make()
     groups = group_with_matcher(model.named_parameters(), model.group_matcher(), reverse=True)
-    assert groups["view_embed.weight"] == groups["time_embed.bias"] == groups["pos_embed"] == 0
-    assert "view_embed.weight" in model.no_weight_decay()
+    assert groups["case_embed.view.weight"] == groups["case_embed.time.bias"] == groups["pos_embed"] == 0
+    assert "case_embed.view.weight" in model.no_weight_decay()
 
 
 @pytest.mark.parametrize(

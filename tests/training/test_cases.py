@@ -155,10 +155,12 @@ def test_equal_views_at_different_times_are_fine(table: Callable[..., Path]) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mpp": 1.0, "size": 512, "batch_size": 1}, "slides cannot be joined by it; rename it, or use softfree fe"),
+        (
+            {"mpp": 1.0, "size": 512, "batch_size": 1},
+            "slides cannot be joined by it; join the features of their tiles .see softfree features.",
+        ),
         ({"resize_mode": "native", "batch_size": 1}, "--resize-mode native: the images of a case share one size"),
         ({"pool": "token"}, "a class token for cases of several images"),
-        ({"group": True}, "--group"),
     ],
 )
 def test_options_that_cases_do_not_have(tmp_path: Path, options: dict, message: str) -> None:

@@ -60,9 +60,7 @@ def predict(
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     metadata = opened.metadata
     kind = metadata.preprocessing.kind
-    samples = find_inputs(
-        sequence, frame, kind, partial(table_rows, kind=kind, group=metadata.group, image_root=image_root)
-    )
+    samples = find_inputs(sequence, frame, kind, partial(table_rows, kind=kind, image_root=image_root))
     note_unknown_views(metadata.preprocessing, [source for _, source, _ in samples])
     logits, distances, failed = _outputs(opened, samples, batch_size)
     cases = case_ids([source for _, source, _ in samples])

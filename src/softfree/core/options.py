@@ -102,12 +102,10 @@ class SlideOptions:
         mpp: Resolution at which whole slides are read, in micrometers per pixel; the patches of a slide are then the
             tokens. Default: samples are images.
         tissue: Read only the bounding box of the tissue.
-        group: Join all rows of a patient into one bag (models named ..._bag_..., tables made by softfree features).
     """
 
     mpp: float | None = None
     tissue: bool = True
-    group: bool = False
 
 
 @dataclass(kw_only=True)

@@ -39,7 +39,6 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         card_in_text(run),
         versions,
         metrics,
-        group=run.groups_by_patient,
         sets=run.calibration.sets,
         scale=run.calibration.scale,
         unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,

@@ -178,7 +178,7 @@ def make_bag_graph(model: BagTransformer, tiles: int, distributions: Sequence[Tr
             f"a {type(model).__name__} with landmarks exports for a fixed number of tiles only, but bags differ; "
             "train one with another attention, such as seqnorm"
         )
-    example = torch.zeros(2, 300, model.in_features + 3)
+    example = torch.zeros(2, 300, model.row_width)
     module: nn.Module = UnpaddedBags(model)
     module = WithDistance(model, distributions, module) if distributions else module
     with tuned_for(model, model.num_prefix_tokens + tiles):

@@ -81,8 +81,7 @@ def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None =
     if path is not None:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; pass samples, a folder or a table")
-        group = run.groups_by_patient
-        return [Sample(source, frame) for _, source, frame in find_inputs([path], None, run.preprocessing.kind, group)]
+        return [Sample(source, frame) for _, source, frame in find_inputs([path], None, run.preprocessing.kind)]
     return sources_of(rows_of_run(run, split, moved))
 
 

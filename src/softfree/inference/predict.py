@@ -42,8 +42,7 @@ def predict(
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    group = run.groups_by_patient
-    names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, group, image_root), strict=True)
+    names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, image_root), strict=True)
     note_unknown_views(run.preprocessing, sources)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     distances = Distances(run.distributions, len(dataset)) if run.distributions else None
@@ -99,7 +98,6 @@ def find_inputs(
     inputs: Sequence[Input],
     frame: int | None,
     kind: str = "image",
-    group: bool = False,
     image_root: str | Path | None = None,
 ) -> list[NamedSource]:
     """See :func:`softfree_runtime.sources.inputs.find_inputs`; Parquet tables are supported, too.
@@ -108,26 +106,23 @@ def find_inputs(
         inputs: Files, folders, tables and arrays.
         frame: Frame of multi-frame files.
         kind: Modality of the samples.
-        group: Join all rows of a patient.
         image_root: Folder that the paths in tables start from and must stay in; default: each table's folder.
     """
-    rows = partial(table_rows, kind=kind, group=group, image_root=image_root)
+    rows = partial(table_rows, kind=kind, image_root=image_root)
     return runtime_inputs.find_inputs(inputs, frame, kind, rows)
 
 
-def table_rows(
-    path: Path, frame: int | None, kind: str, group: bool = False, image_root: str | Path | None = None
-) -> list[NamedSource]:
+def table_rows(path: Path, frame: int | None, kind: str, image_root: str | Path | None = None) -> list[NamedSource]:
     """Return name, source and frame of each row of a CSV or Parquet table; arguments as for :func:`find_inputs`."""
     if not read_bytes(path).startswith(b"PAR1"):
-        return runtime_inputs.table_rows(path, frame, kind, group, image_root)
+        return runtime_inputs.table_rows(path, frame, kind, image_root)
     source = read_table_file(path, runtime_inputs.COLUMNS)
     table = source.frame[[name for name in runtime_inputs.COLUMNS if name in source.frame]]
     if "path" not in table:
         raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
     cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
     columns = [str(name) for name in table.columns]
-    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, image_root)
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, image_root)
 
 
 def check_output(path: Path) -> None:

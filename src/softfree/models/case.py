@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention.base import plain_only, transformed
-from softfree.models.classifier import Classifier, init_linear
+from softfree.models.case_embed import CaseEmbed
+from softfree.models.classifier import Classifier
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.case import HEADER
-
-FREQUENCIES = (0.25, 0.5, 1.0, 2.0, 4.0)  # cycles per time scale
+from softfree_runtime.preprocessing.case import HEADER, TIME, VIEW
 
 
 class CaseTransformer(Classifier):
@@ -46,12 +45,7 @@ class CaseTransformer(Classifier):
         if options.get("pos_conv"):
             raise UserError("Got pos_conv=True for cases of several images, which have no common grid: leave it out.")
         self.image_shape = tuple(shape)
-        # Each known view adds to the embedding that all images have, from zero: one that training did not meet acts
-        # like an unknown view.
-        self.view_embed = nn.Embedding(views + 1, self.embed_dim)
-        nn.init.zeros_(self.view_embed.weight)
-        nn.init.normal_(self.view_embed.weight[0], std=0.02)
-        self.time_embed = nn.Linear(2 * len(FREQUENCIES), self.embed_dim).apply(init_linear) if timed else None
+        self.case_embed = CaseEmbed(self.embed_dim, views, timed)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify cases (B, R, F + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
@@ -93,15 +87,8 @@ class CaseTransformer(Classifier):
     def _embed_images(self, rows: Tensor) -> Tensor:
         """Embed images (n, F + 3): tokens (n, N, C) with positions, view and time."""
         tokens = self._tokens(rows[:, :-HEADER].unflatten(1, self.image_shape))
-        view = rows[:, -3].nan_to_num().long()
-        views = self.view_embed.weight[0] + self.view_embed(view) * (view > 0).unsqueeze(1)
-        tokens = tokens + views.unsqueeze(1).to(tokens.dtype)
-        if self.time_embed is None:
-            return tokens
-        time = rows[:, -2:-1]  # (n, 1)
-        angles = 2 * math.pi * time.nan_to_num() * time.new_tensor(FREQUENCIES)
-        codes = self.time_embed(torch.cat([angles.sin(), angles.cos()], dim=1))
-        return tokens + codes.masked_fill(time.isnan(), 0).unsqueeze(1).to(tokens.dtype)
+        codes = self.case_embed(rows[:, VIEW], rows[:, TIME])  # (n, C)
+        return tokens + codes.unsqueeze(1).to(tokens.dtype)
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         """Tokenize images; one by one where activations are recomputed, since those of a stem are large."""
@@ -115,12 +102,12 @@ class CaseTransformer(Classifier):
 
     def no_weight_decay(self) -> set[str]:
         """See :class:`~softfree.models.classifier.Classifier`."""
-        return super().no_weight_decay() | {"view_embed.weight"}
+        return super().no_weight_decay() | {"case_embed.view.weight"}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """See :class:`~softfree.models.classifier.Classifier`."""
         groups = super().group_matcher(coarse)
-        return groups | {"stem": rf"{groups['stem']}|^view_embed|^time_embed"}
+        return groups | {"stem": rf"{groups['stem']}|^case_embed"}
 
 
 def _refuse_mask(mask: Tensor | None) -> None:

@@ -130,7 +130,7 @@ def _read(
         seed=options["seed"],
         **split,
     )
-    return as_samples(table, MODALITIES[run.preprocessing.kind], group=run.groups_by_patient)
+    return as_samples(table, MODALITIES[run.preprocessing.kind])
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:

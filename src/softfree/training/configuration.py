@@ -103,7 +103,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
-    table = as_samples(table, training_modality(table, modality_of(options)), group=options.group)
+    table = as_samples(table, training_modality(table, modality_of(options)))
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")

@@ -19,7 +19,9 @@ def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource])
     Raises:
         UserError: An option out of range.
     """
-    modality = MODALITIES["case"] if any(isinstance(source, Case) for source in sources) else modality_of(options)
+    modality = modality_of(options)
+    if modality.name != "bag" and any(isinstance(source, Case) for source in sources):
+        modality = MODALITIES["case"]
     preprocessing: Preprocessing = modality.preprocessing_class().from_options(options, sources)
     return preprocessing
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,8 @@ PARTIAL = "partial"
 """Status of the error of a case of which some images can be read."""
 HEADER = 3
 """Numbers after the pixels of an image: the number of its view, its time, and 0, which is NaN in padding."""
+VIEW, TIME, PADDING = -3, -2, -1
+"""Columns of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class NumpyCasePreprocessing:
         """Number of values of a prepared image."""
         return math.prod(self.shape)
 
+    @property
+    def row_width(self) -> int:
+        """Number of values in a row of a prepared case."""
+        return self.in_features + HEADER
+
     def load(self, source: Any, frame: int | None = None) -> np.ndarray:
         """Read and prepare the readable images of a case.
 
@@ -79,7 +86,7 @@ class NumpyCasePreprocessing:
     def load_images(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, list[int], ReadError | None]:
         """Return :meth:`load_readable` and, between the two, the positions of the readable images in the case."""
         files = source.files if isinstance(source, Case) else [source]
-        times = self._relative_times(files)
+        times = relative_times(files, self.time_scale)
         rows: dict[int, np.ndarray] = {}
         errors = []
         for number, (file, time) in enumerate(zip(files, times, strict=True)):
@@ -87,9 +94,7 @@ class NumpyCasePreprocessing:
                 rows[number] = self._row(file, frame, time)
             except ReadError as error:
                 errors.append(error)
-        if not rows:
-            raise errors[0] if len(errors) == 1 else _left_out(errors, len(files), errors[0].status)
-        left_out = _left_out(errors, len(files), PARTIAL) if errors else None
+        left_out = left_out_of(errors, len(files), "images")
         return np.stack(list(rows.values())), list(rows), left_out
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,20 +107,34 @@ class NumpyCasePreprocessing:
         if pixels.shape != tuple(self.shape):
             expected, got = (" x ".join(map(str, shape)) for shape in (self.shape, pixels.shape))
             raise ReadError(f"prepared as {got} values; the images of a case need {expected}", "unsupported")
-        view = self.number_of(file.view) if is_listed else 0
+        view = view_number(file, self.views)
         return np.concatenate([pixels.ravel(), np.array([view, time, 0], np.float32)])
 
-    def _relative_times(self, files: Sequence[Any]) -> list[float]:
-        """Return times before the last image, in units of ``time_scale``; NaN where unknown."""
-        times = [file.time if isinstance(file, CaseFile) else None for file in files]
-        known = [time for time in times if time is not None]
-        if self.time_scale is None or not known:
-            return [math.nan] * len(times)
-        return [math.nan if time is None else (time - max(known)) / self.time_scale for time in times]
 
-    def number_of(self, view: str) -> int:
-        """Return the number of a view: 0 if it is not known."""
-        return self.views.index(view) + 1 if view in self.views else 0
+def view_number(file: Any, views: Sequence[str]) -> int:
+    """Return the number of a file's view among known ones, from 1: 0 if it is not known."""
+    view = file.view if isinstance(file, CaseFile) else ""
+    return views.index(view) + 1 if view in views else 0
+
+
+def relative_times(files: Sequence[Any], time_scale: float | None) -> list[float]:
+    """Return times before the last file, in units of ``time_scale``; NaN where unknown."""
+    times = [file.time if isinstance(file, CaseFile) else None for file in files]
+    known = [time for time in times if time is not None]
+    if time_scale is None or not known:
+        return [math.nan] * len(times)
+    return [math.nan if time is None else (time - max(known)) / time_scale for time in times]
+
+
+@runtime_checkable
+class ReadsInPart(Protocol):
+    """Preprocessing of samples of several files, of which some may be unreadable."""
+
+    views: list[str]
+
+    def load_readable(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, ReadError | None]:
+        """Prepare the readable files, and return an error that names the others; ReadError if there are none."""
+        ...
 
 
 def load_sample(preprocessing: Preprocessing, source: Any, frame: int | None) -> tuple[np.ndarray, ReadError | None]:
@@ -127,7 +146,7 @@ def load_sample(preprocessing: Preprocessing, source: Any, frame: int | None) ->
     Raises:
         ReadError: The source gives no sample.
     """
-    if isinstance(preprocessing, NumpyCasePreprocessing):
+    if isinstance(preprocessing, ReadsInPart):
         return preprocessing.load_readable(source, frame)
     return preprocessing.load(source, frame), None
 
@@ -140,7 +159,7 @@ def case_ids(sources: Sequence[Any]) -> list[str]:
 
 def note_unknown_views(preprocessing: Preprocessing, sources: Sequence[Any]) -> None:
     """Say which views of cases a model does not know."""
-    if not isinstance(preprocessing, NumpyCasePreprocessing):
+    if not isinstance(preprocessing, ReadsInPart):
         return
     views = {file.view for source in sources if isinstance(source, Case) for file in source.files if file.view}
     if unknown := sorted(views - set(preprocessing.views)):
@@ -148,7 +167,18 @@ def note_unknown_views(preprocessing: Preprocessing, sources: Sequence[Any]) -> 
         say("column view", [f"{listed(unknown, 5)} unknown to the model, which ignores such views; it knows {known}"])
 
 
-def _left_out(errors: Sequence[ReadError], count: int, status: str) -> ReadError:
+def left_out_of(errors: Sequence[ReadError], count: int, what: str) -> ReadError | None:
+    """Return an error that names the unreadable ones of ``count`` files of a case; None if all can be read.
+
+    Raises:
+        ReadError: None can be read.
+    """
+    if len(errors) == count:
+        raise errors[0] if count == 1 else _joined(errors, count, what, errors[0].status)
+    return _joined(errors, count, what, PARTIAL) if errors else None
+
+
+def _joined(errors: Sequence[ReadError], count: int, what: str, status: str) -> ReadError:
     reasons = "; ".join(dict.fromkeys(error.reason for error in errors))
     paths = ";".join(error.path for error in errors)
-    return ReadError(f"{len(errors)} of {count} images of the case cannot be read: {reasons}", status, path=paths)
+    return ReadError(f"{len(errors)} of {count} {what} of the case cannot be read: {reasons}", status, path=paths)

@@ -98,7 +98,7 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
         findings=findings,
         left_out=left_out,
         notes=(*rows.notes, *notes, *unused),
-        command=_command(data_set, table, folder, findings),
+        command=_command(data_set, table, folder, findings, cases="case_id" in frame),
     )
 
 
@@ -156,10 +156,14 @@ def _usable(frame: pd.DataFrame, findings: tuple[str, ...]) -> tuple[tuple[str, 
     return usable, [note] if others else []
 
 
-def _command(data_set: DataSet, table: Path, folder: Path, findings: tuple[str, ...]) -> str:
-    words = ["softfree train", shlex.quote(str(table))]
+def _command(data_set: DataSet, table: Path, folder: Path, findings: tuple[str, ...], *, cases: bool) -> str:
+    given = [shlex.quote(str(table))]
     if table.resolve().parent != folder.resolve():
-        words.append(f"--image-root {shlex.quote(str(folder))}")
-    if findings:
-        words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
-    return " ".join([*words, data_set.train]).strip()
+        given.append(f"--image-root {shlex.quote(str(folder))}")
+    labels = [f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}"] if findings else []
+    if not (cases and data_set.train_cases):
+        return " ".join(["softfree train", *given, *labels, data_set.train]).strip()
+    features = table.parent / "features"
+    encode = ["softfree features", *given, "--encoder pixels --out", shlex.quote(str(features))]
+    train = ["softfree train", shlex.quote(str(features / "table.csv")), *labels, data_set.train_cases]
+    return f"{' '.join(encode)} && {' '.join(train)}"

@@ -6,8 +6,8 @@ one each), and next to them one clinical table: the portal's ``clinical.tsv``, c
 characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th
 and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
 
-Each slide is a row; ``--group`` of ``softfree train`` joins the tile features of all slides of a patient, whom the
-clinical table describes. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11 normal tissue) tell
+Each slide is a row. With ``--case patient`` those of a patient, whom the clinical table describes, are a case, for
+training on the features of their tiles. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11 normal tissue) tell
 slides apart. Ages are in years.
 
 ``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
@@ -24,6 +24,7 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.datasets.base import DataSet, DataSetRows, numbers, read_text, wanted_label, without
+from softfree.data.datasets.cases import with_cases
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.survival import survival
 from softfree_runtime.core.errors import UserError
@@ -83,6 +84,8 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     slides_of = known[known.index.isin(frame["patient_id"])]
     for name, of_patient in _survival(slides_of, notes).items():
         frame[str(name)] = frame["patient_id"].map(of_patient).astype("Int64")
+    if options.case == "patient":
+        frame = with_cases(frame, frame["patient_id"])
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
     return DataSetRows(frame[reasons.isna()], left_out=left_out, notes=tuple(notes))
 
@@ -131,4 +134,6 @@ TCGA = DataSet(
     read=_read,
     train="--mpp 8",
     takes=("label",),
+    cases=("slide", "patient"),
+    train_cases="--model seqnorm_bag_tiny",
 )

@@ -12,8 +12,9 @@ import numpy as np
 from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_from_config, preprocessing_to_config
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.case import HEADER, NumpyCasePreprocessing
-from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, files_of, sample_source
+from softfree_runtime.preprocessing.case import HEADER, VIEW, NumpyCasePreprocessing
+from softfree_runtime.sources.cases import known_views, longest_time
+from softfree_runtime.sources.sample_source import Case, SampleSource, sample_source
 
 if TYPE_CHECKING:
     import torch
@@ -48,14 +49,14 @@ class CasePreprocessing(NumpyCasePreprocessing):
         """
         files = [file for source in sources if isinstance(source, Case) for file in source.files]
         single = modality_of(options).preprocessing_class()
-        images: Preprocessing = single.from_options(options, [sample_source([file]) for file in files])
+        images: Preprocessing = single.from_options(options, [sample_source(file) for file in files])
         arguments = images.model_arguments()
         sides, channels = arguments["img_size"], arguments["in_chans"]
         if images.sample_bytes() is None:
             raise UserError("--resize-mode native: the images of a case share one size; choose another")
         shape = [channels, *(list(sides) if isinstance(sides, Sequence) else [sides, sides])]
-        views = sorted({file.view for file in files if file.view})
-        return cls(preprocessing_to_config(images), shape, views, _longest_time(sources), options.view_dropout)
+        scale = longest_time(sources)
+        return cls(preprocessing_to_config(images), shape, known_views(sources), scale, options.view_dropout)
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray | None:
         """Return the mean of the small copies of the images of a case (R, F + 3)."""
@@ -86,15 +87,6 @@ class CasePreprocessing(NumpyCasePreprocessing):
         return [f"Cases: all images of a sample together, {views}{times}.", *self.images.in_words()]
 
 
-def _longest_time(sources: Sequence[SampleSource]) -> float | None:
-    """Return the longest time between two images of a case; None if no case has two times."""
-    longest = 0.0
-    for source in sources:
-        times = [file.time for file in files_of(source) if isinstance(file, CaseFile) and file.time is not None]
-        longest = max(longest, max(times) - min(times)) if times else longest
-    return longest or None
-
-
 class CaseAugmentation:
     """Augment each image of a case, leave some out, and hide the views of some.
 
@@ -116,7 +108,7 @@ class CaseAugmentation:
         for row, image, own in zip(case, self.preprocessing.pixels(case), seeds.tolist(), strict=True):
             if self.images is not None:
                 row[:-HEADER] = self.images(image, own).flatten()
-        case[np.flatnonzero(hidden), -3] = 0
+        case[np.flatnonzero(hidden), VIEW] = 0
         return case[np.flatnonzero(kept)]
 
     def in_words(self) -> str:
