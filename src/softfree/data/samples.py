@@ -63,7 +63,8 @@ def training_modality(table: Table, modality: Modality) -> Modality:
 def join_cases(table: Table, *, has_resolution: bool = False) -> Table:
     """Join the rows of each case into one sample; without a column ``case_id``, each row is a case.
 
-    With ``has_resolution``, a column ``mpp`` counts. Other columns keep their value if all rows of the case agree, else become empty; ``row`` is the first row.
+    With ``has_resolution``, a column ``mpp`` counts. Other columns keep their value if all rows of the case agree, else
+    become empty; ``row`` is the first row.
 
     Raises:
         UserError: A row without a case, two images of one view and time, or rows of a case with different labels,

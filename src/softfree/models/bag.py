@@ -80,8 +80,8 @@ class BagTransformer(Classifier):
 
     The input (B, N, F + 3) holds F features, x and y in millimeters, and z, the slide number. Rows with NaN as z are
     padding and have no effect. With views or times of slides, these stand before x: (B, N, F + 5); see
-    :class:`~softfree.models.case_embed.CaseEmbed`. There is no grid: attentions with landmarks or learned maps treat the tiles as a
-    sequence.
+    :class:`~softfree.models.case_embed.CaseEmbed`. There is no grid: attentions with landmarks or learned maps treat
+    the tiles as a sequence.
 
     Args:
         in_features: F, the width of the features.

@@ -15,7 +15,8 @@ class BagTokens:
 
     Args:
         model: Provides tokenizer and class token.
-        bag: (N, F + 3), F features and x, y, z of each tile, as the model takes it: a tensor or array; a memory-mapped one is read in chunks.
+        bag: (N, F + 3), F features and x, y, z of each tile, or (N, F + 5), as the model takes it: a tensor or array; a
+            memory-mapped one is read in chunks.
         chunk: Tiles per chunk.
 
     Raises:

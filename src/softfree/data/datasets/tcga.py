@@ -7,8 +7,8 @@ characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_B
 and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
 
 Each slide is a row. With ``--case patient`` those of a patient, whom the clinical table describes, are a case, for
-training on the features of their tiles. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11 normal tissue) tell
-slides apart. Ages are in years.
+training on the features of their tiles. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11
+normal tissue) tell slides apart. Ages are in years.
 
 ``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
 days_to_last_follow_up of the portal, with or without the prefixes ``demographic.`` and ``diagnoses.``, or from
