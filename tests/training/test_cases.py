@@ -176,13 +176,13 @@ def test_cases_are_read_as_their_images_are(run: Run) -> None:
     source = own_table(run, how="").where("test").sources[0]
     case = preprocessing.load(source)
     for row, file in zip(case, source.files, strict=True):
-        np.testing.assert_array_equal(row[:-3].reshape(1, 32, 32), preprocessing.images.load(file.path))
+        np.testing.assert_array_equal(row[:-3].reshape(1, 32, 32), preprocessing.images[0].load(file.path))
         assert row[-3] == preprocessing.views.index(file.view) + 1
         assert row[-2] == np.float32((file.time - max(other.time for other in source.files)) / 60)
 
 
 def test_augmentation_leaves_out_images_and_hides_views(run: Run) -> None:
-    augmentation = CaseAugmentation(run.preprocessing, None)
+    augmentation = CaseAugmentation(run.preprocessing, [None])
     case = torch.zeros(4, 32 * 32 + 3)
     case[:, -3] = torch.tensor([1.0, 2, 3, 1])
     drawn = [augmentation(case, seed) for seed in range(300)]

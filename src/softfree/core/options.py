@@ -63,6 +63,8 @@ class ImageOptions:
         cache: Where preprocessed images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory if they
             fit in a quarter of it). A folder holds pixels of your images until you delete it.
         num_workers: Number of processes that read images.
+        views: YAML file with the settings of each view of a case, such as 'ct: {kind: volume, modality: ct}', where the
+            images of a case differ in kind, size or preset; default: all are of one kind and size.
     """
 
     preset: PresetName = "radiograph"
@@ -71,6 +73,7 @@ class ImageOptions:
     channels: Literal[1, 3] | None = None
     cache: str = "auto"
     num_workers: int = 0
+    views: Path | None = None
 
 
 @dataclass(kw_only=True)

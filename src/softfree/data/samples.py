@@ -44,12 +44,14 @@ def as_samples(table: Table, modality: Modality) -> Table:
     return with_resolution(table) if modality.has_resolution else table
 
 
-def training_modality(table: Table, modality: Modality) -> Modality:
+def training_modality(table: Table, modality: Modality, views: Path | None = None) -> Modality:
     """Return the modality of a training: cases, if images or volumes have a column ``case_id``.
 
     Raises:
-        UserError: Cases of samples that cannot be joined.
+        UserError: Cases of samples that cannot be joined, or settings of views (``--views``) without cases.
     """
+    if views is not None and (CASE not in table.frame or modality.name == "bag"):
+        raise UserError(f"--views {views}: it is for images and volumes of cases, in tables with a column {CASE}")
     if CASE not in table.frame or modality.name == "bag":
         return modality
     if modality.name not in ("image", "volume"):

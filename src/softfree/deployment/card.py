@@ -58,9 +58,13 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     if isinstance(preprocessing, ImagePreprocessing):
         return numpy_image_preprocessing(preprocessing)
     if isinstance(preprocessing, CasePreprocessing):
-        images = runtime_preprocessing(preprocessing.images)
-        fields = preprocessing.to_dict() | {"image": {"kind": images.kind} | images.to_dict()}
-        del fields["view_dropout"]
+        first, *others = [
+            {"image": {"kind": images.kind} | images.to_dict()}
+            for images in map(runtime_preprocessing, preprocessing.images)
+        ]
+        fields = preprocessing.to_dict() | first
+        del fields["view_dropout"], fields["tokenizers"]
+        fields["others"] = [old | new for old, new in zip(preprocessing.others, others, strict=True)]
         return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 

@@ -26,7 +26,6 @@ from softfree.models.case import CaseTransformer
 from softfree.models.token_mean import token_mean
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.preprocessing.case import HEADER
 
 # The first opset with an attention operator, so that softmax models also get a fused kernel.
 OPSET = 23
@@ -142,10 +141,8 @@ def make_volume_graph(
     return _clean(proto, tuple(shape), ("batch",))
 
 
-def make_case_graph(
-    model: nn.Module, shape: Sequence[int], images: int, distributions: Sequence[TrainingDistribution] = ()
-) -> Graph:
-    """Export a classifier of cases for any number of images of one ``shape``; it is fastest at about ``images``.
+def make_case_graph(model: nn.Module, images: int, distributions: Sequence[TrainingDistribution] = ()) -> Graph:
+    """Export a classifier of cases for any number of images; it is fastest at about ``images``.
 
     Raises:
         UserError: A model that cannot be exported.
@@ -157,10 +154,9 @@ def make_case_graph(
             f"a {type(first).__name__} with landmarks exports for a fixed number of images only, but cases differ; "
             "train one with another attention, such as seqnorm"
         )
-    patch: Any = first.patch_size
-    sides = [patch, patch] if isinstance(patch, int) else patch
-    tokens = math.prod(-(-side // patch) for side, patch in zip(shape[1:], sides, strict=True))
-    example = torch.zeros(2, 3, math.prod(shape) + HEADER)
+    example = torch.zeros(2, 3, first.row_width)
+    with torch.no_grad():
+        tokens = first.embed_cases(example[:1, :1])[0].shape[1]
     module = WithDistance(model, distributions) if distributions else model
     with tuned_for(model, images * tokens):
         proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "images")

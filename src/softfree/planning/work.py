@@ -126,4 +126,9 @@ def count_parameters(work: Work) -> int:
     s = work.shape
     views = 0 if work.images is None else work.images + 1
     block = work.attention.parameters + 2 * 2 * s.width + 8 * s.cc + 5 * s.width
-    return work.tokenizer.parameters + (work.patches + views) * s.width + work.dimensions["depth"] * block + work.head.parameters
+    return (
+        work.tokenizer.parameters
+        + (work.patches + views) * s.width
+        + work.dimensions["depth"] * block
+        + work.head.parameters
+    )

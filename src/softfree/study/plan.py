@@ -8,6 +8,8 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+import numpy as np
+
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.modalities.registry import modality_of

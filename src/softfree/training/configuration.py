@@ -44,7 +44,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-_PATHS = ("table", "image_root", "split_from", "fold_file", "teacher", "series", "token_store")
+_PATHS = ("table", "image_root", "split_from", "fold_file", "teacher", "series", "views", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -103,7 +103,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
-    table = as_samples(table, training_modality(table, modality_of(options)))
+    table = as_samples(table, training_modality(table, modality_of(options), options.views))
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")

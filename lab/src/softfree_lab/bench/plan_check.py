@@ -46,8 +46,15 @@ CASES = (
     # Cases of several images, with which nothing was fitted.
     _case(model=TINY.format("seqnorm"), size=512, images=4),
     _case(model=TINY.format("seqnorm"), size=384, images=4, batch_size=2, stem="pool", pool="mean_topk"),
-    _case(model=TINY.format("seqnorm"), size=1024, images=20, channels=1, grad_checkpointing=True, stem="pool",
-          pool="mean_topk"),
+    _case(
+        model=TINY.format("seqnorm"),
+        size=1024,
+        images=20,
+        channels=1,
+        grad_checkpointing=True,
+        stem="pool",
+        pool="mean_topk",
+    ),
     _case(model=TINY.format("seqnorm"), size=512, images=4, inference=True),
 )
 

@@ -13,14 +13,14 @@ import numpy as np
 from softfree_runtime.core.errors import ReadError, listed
 from softfree_runtime.core.files import say
 from softfree_runtime.preprocessing.modalities import Preprocessing, preprocessing_from_config
-from softfree_runtime.sources.sample_source import Case, CaseFile
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 PARTIAL = "partial"
 """Status of the error of a case of which some images can be read."""
 HEADER = 3
-"""Numbers after the pixels of an image: the number of its view, its time, and 0, which is NaN in padding."""
-VIEW, TIME, PADDING = -3, -2, -1
-"""Columns of these numbers."""
+"""Numbers after the pixels of an image: the numbers of its view, its time and the number of its tokenizer."""
+VIEW, TIME, TOKENIZER = -3, -2, -1
+"""Columns of these numbers. The last is 0 for the only tokenizer, and NaN in padding."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class NumpyCasePreprocessing:
     """Deterministic preprocessing of cases, stored with a run and repeated wherever the run is used.
 
     Attributes:
-        image: Description of the preprocessing of each image, of one kind for all.
-        shape: Shape of a prepared image, channels first.
+        image: Description of the preprocessing of each image, or of those of the first tokenizer.
+        shape: Shape of such an image when it is prepared, channels first.
         views: Known views, numbered from 1; 0 stands for all others.
         time_scale: Longest time between two images of a training case, the unit of time of the model; None to ignore
             times.
+        others: The same for the images of each further tokenizer: ``image`` and ``shape``.
+        tokenizer_of: Number of the tokenizer of each view; empty if there is only one, for images of any view.
     """
 
     kind: ClassVar[str] = "case"
@@ -41,16 +43,25 @@ class NumpyCasePreprocessing:
     shape: list[int]
     views: list[str] = field(default_factory=list)
     time_scale: float | None = None
+    others: list[dict[str, Any]] = field(default_factory=list)
+    tokenizer_of: dict[str, int] = field(default_factory=dict)
 
     @cached_property
-    def images(self) -> Preprocessing:
-        """The preprocessing of each image."""
-        return preprocessing_from_config(self.image)
+    def images(self) -> list[Preprocessing]:
+        """The preprocessing of the images of each tokenizer."""
+        return [
+            preprocessing_from_config(config) for config in (self.image, *(other["image"] for other in self.others))
+        ]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of a prepared image of each tokenizer, channels first."""
+        return [tuple(self.shape), *(tuple(other["shape"]) for other in self.others)]
 
     @property
     def in_features(self) -> int:
-        """Number of values of a prepared image."""
-        return math.prod(self.shape)
+        """Number of values of the largest prepared image."""
+        return max(map(math.prod, self.shapes))
 
     @property
     def row_width(self) -> int:
@@ -66,7 +77,8 @@ class NumpyCasePreprocessing:
             frame: Frame of a multi-frame file, if the source is no case.
 
         Returns:
-            float32 (R, F + 3): a row for each image, its pixels (C, H, W) flattened, then as :data:`HEADER` says.
+            float32 (R, F + 3): a row for each image, its pixels (C, H, W) flattened, with zeros up to those of the
+            largest, then as :data:`HEADER` says.
 
         Raises:
             ReadError: None of the images can be read.
@@ -103,12 +115,31 @@ class NumpyCasePreprocessing:
 
     def _row(self, file: Any, frame: int | None, time: float) -> np.ndarray:
         is_listed = isinstance(file, CaseFile)
-        pixels = self.images.load(file.path, file.frame) if is_listed else self.images.load(file, frame)
-        if pixels.shape != tuple(self.shape):
-            expected, got = (" x ".join(map(str, shape)) for shape in (self.shape, pixels.shape))
+        number = self.tokenizer(file)
+        images, shape = self.images[number], self.shapes[number]
+        pixels = images.load(file.path, file.frame) if is_listed else images.load(file, frame)
+        if pixels.shape != shape:
+            expected, got = (" x ".join(map(str, sides)) for sides in (shape, pixels.shape))
             raise ReadError(f"prepared as {got} values; the images of a case need {expected}", "unsupported")
-        view = view_number(file, self.views)
-        return np.concatenate([pixels.ravel(), np.array([view, time, 0], np.float32)])
+        row = np.zeros(self.row_width, np.float32)
+        row[: pixels.size] = pixels.ravel()
+        row[[VIEW, TIME, TOKENIZER]] = view_number(file, self.views), time, number
+        return row
+
+    def tokenizer(self, file: Any) -> int:
+        """Return the number of the tokenizer of a file, from its view.
+
+        Raises:
+            ReadError: A view without one, in a model of several.
+        """
+        if not self.tokenizer_of or not isinstance(file, str | SourceFile):  # a decoded image is of the first kind
+            return 0
+        view = file.view if isinstance(file, CaseFile) else ""
+        if view not in self.tokenizer_of:
+            given, known = f"the view {view!r}" if view else "no view", ", ".join(self.tokenizer_of)
+            path = file.path if isinstance(file, SourceFile) else file
+            raise ReadError(f"{given}; the model reads images by their views: {known}", "unsupported", path=path)
+        return self.tokenizer_of[view]
 
 
 def view_number(file: Any, views: Sequence[str]) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softfree.data.modalities.base import Augmentation, Preprocessing
-from softfree.data.modalities.registry import modality_of, preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
+from softfree.data.modalities.views import view_settings
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.case import HEADER, VIEW, NumpyCasePreprocessing
+from softfree_runtime.preprocessing.case import TOKENIZER, VIEW, NumpyCasePreprocessing
 from softfree_runtime.sources.cases import known_views, longest_time
-from softfree_runtime.sources.sample_source import Case, SampleSource, sample_source
+from softfree_runtime.sources.sample_source import Case, SampleSource
 
 if TYPE_CHECKING:
     import torch
@@ -30,51 +32,92 @@ class CasePreprocessing(NumpyCasePreprocessing):
 
     Attributes:
         view_dropout: Share of the images that training leaves out, so that the model also works with fewer.
-        image, shape, views, time_scale: See the base class.
+        tokenizers: Arguments of the model for each tokenizer, besides those that follow from the images.
+        image, shape, views, time_scale, others, tokenizer_of: See the base class.
     """
 
     view_dropout: float = 0.0
+    tokenizers: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
-    def images(self) -> Preprocessing:
-        """The preprocessing of each image."""
-        return preprocessing_from_config(self.image)
+    def images(self) -> list[Preprocessing]:
+        """The preprocessing of the images of each tokenizer."""
+        return [
+            preprocessing_from_config(config) for config in (self.image, *(other["image"] for other in self.others))
+        ]
 
     @classmethod
     def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> CasePreprocessing:
         """Create the preprocessing of the images of ``sources``, with their views and times.
 
         Raises:
-            UserError: As for single images; or images that keep their own size.
+            UserError: As for single images; images that keep their own size; or ``--views`` that do not fit.
         """
         files = [file for source in sources if isinstance(source, Case) for file in source.files]
-        single = modality_of(options).preprocessing_class()
-        images: Preprocessing = single.from_options(options, [sample_source(file) for file in files])
-        arguments = images.model_arguments()
-        sides, channels = arguments["img_size"], arguments["in_chans"]
-        if images.sample_bytes() is None:
-            raise UserError("--resize-mode native: the images of a case share one size; choose another")
-        shape = [channels, *(list(sides) if isinstance(sides, Sequence) else [sides, sides])]
-        scale = longest_time(sources)
-        return cls(preprocessing_to_config(images), shape, known_views(sources), scale, options.view_dropout)
+        settings = view_settings(options, files)
+        kinds = [
+            {"image": preprocessing_to_config(images), "shape": list(_shape(images))}
+            for images in (setting.preprocessing(options, files) for setting in settings)
+        ]
+        tokenizer_of = {view: number for number, setting in enumerate(settings) for view in setting.views}
+        case = cls(
+            **kinds[0],
+            views=known_views(sources),
+            time_scale=longest_time(sources),
+            others=kinds[1:],
+            tokenizer_of=dict(sorted(tokenizer_of.items())),
+            view_dropout=options.view_dropout,
+            tokenizers=[setting.tokenizer for setting in settings],
+        )
+        for shape, setting in zip(case.shapes, settings, strict=True):
+            setting.check_patch(shape)
+        return case
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray | None:
-        """Return the mean of the small copies of the images of a case (R, F + 3)."""
-        copies = [copy for image in self.pixels(sample) if (copy := self.images.small_copy(image)) is not None]
-        return np.mean(copies, axis=0) if copies else None
+        """Return the mean of the small copies of the images of a case (R, F + 3).
 
-    def pixels(self, sample: torch.Tensor) -> torch.Tensor:
-        """Return the images (R, C, H, W) of a case (R, F + 3)."""
-        return sample[:, :-HEADER].unflatten(1, tuple(self.shape))
+        Of several tokenizers these are next to each other, zeros for one without an image.
+        """
+        copies: list[list[np.ndarray]] = [[] for _ in self.images]
+        for number, image in self.pixels(sample):
+            if (copy := self.images[number].small_copy(image)) is not None:
+                copies[number].append(copy)
+        if len(copies) == 1:
+            return np.mean(copies[0], axis=0) if copies[0] else None
+        means = [np.mean(own, axis=0) if own else self._empty_copy(number) for number, own in enumerate(copies)]
+        return np.concatenate(means)
+
+    def _empty_copy(self, number: int) -> np.ndarray:
+        import torch
+
+        copy = self.images[number].small_copy(torch.zeros(self.shapes[number]))
+        assert copy is not None  # images and volumes have one
+        return np.zeros_like(copy)
+
+    def pixels(self, sample: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
+        """Return the tokenizer and the pixels, a view of the shape (C, H, W), of each image of a case (R, F + 3)."""
+        numbers, shapes = sample[:, TOKENIZER].long().tolist(), self.shapes
+        return [
+            (number, row[: math.prod(shapes[number])].unflatten(0, shapes[number]))
+            for number, row in zip(numbers, sample, strict=True)
+        ]
 
     def augmentation(self) -> CaseAugmentation | None:
         """Return the augmentation of cases."""
-        return CaseAugmentation(self, self.images.augmentation())
+        return CaseAugmentation(self, [images.augmentation() for images in self.images])
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the arguments of the model of a single image, and those of its cases."""
-        case = {"shape": list(self.shape), "views": len(self.views), "timed": self.time_scale is not None}
-        return self.images.model_arguments() | {"case": case}
+        tokenizers = self.tokenizers or [{} for _ in self.images]
+        first, *others = [images.model_arguments() | own for images, own in zip(self.images, tokenizers, strict=True)]
+        case: dict[str, Any] = {"shape": list(self.shape), "views": len(self.views)}
+        case["timed"] = self.time_scale is not None
+        if others:
+            case["others"] = [
+                {"kind": images.kind, "shape": list(shape)} | own
+                for images, shape, own in zip(self.images[1:], self.shapes[1:], others, strict=True)
+            ]
+        return first | {"case": case}
 
     def sample_bytes(self) -> int | None:
         """Return None: cases differ in size."""
@@ -84,7 +127,21 @@ class CasePreprocessing(NumpyCasePreprocessing):
         """Describe the preprocessing in sentences."""
         views = f"with the views {', '.join(self.views)}" if self.views else "without views"
         times = "" if self.time_scale is None else f", and times in units of {self.time_scale:g}"
-        return [f"Cases: all images of a sample together, {views}{times}.", *self.images.in_words()]
+        words = [f"Cases: all images of a sample together, {views}{times}."]
+        for number, images in enumerate(self.images):
+            own = [view for view, tokenizer in self.tokenizer_of.items() if tokenizer == number]
+            words += [f"Views {', '.join(own)}:"] if own else []
+            words += images.in_words()
+        return words
+
+
+def _shape(images: Preprocessing) -> list[int]:
+    """Return the shape of a prepared image; UserError if images keep their own size."""
+    arguments = images.model_arguments()
+    sides, channels = arguments["img_size"], arguments["in_chans"]
+    if images.sample_bytes() is None:
+        raise UserError("--resize-mode native: the images of a case share one size; choose another")
+    return [channels, *(list(sides) if isinstance(sides, Sequence) else [sides, sides])]
 
 
 class CaseAugmentation:
@@ -92,10 +149,10 @@ class CaseAugmentation:
 
     Args:
         preprocessing: Of the cases.
-        images: Augmentation of a single image, if any.
+        images: Augmentation of a single image of each tokenizer, if any.
     """
 
-    def __init__(self, preprocessing: CasePreprocessing, images: Augmentation | None) -> None:
+    def __init__(self, preprocessing: CasePreprocessing, images: Sequence[Augmentation | None]) -> None:
         self.preprocessing, self.images = preprocessing, images
 
     def __call__(self, case: torch.Tensor, seed: int) -> torch.Tensor:
@@ -105,14 +162,15 @@ class CaseAugmentation:
         kept[random.integers(len(case))] = True  # keep at least one image
         hidden, seeds = random.random(len(case)) < UNKNOWN_VIEW, random.integers(2**31, size=len(case))
         case = case.clone()
-        for row, image, own in zip(case, self.preprocessing.pixels(case), seeds.tolist(), strict=True):
-            if self.images is not None:
-                row[:-HEADER] = self.images(image, own).flatten()
+        for (number, image), own in zip(self.preprocessing.pixels(case), seeds.tolist(), strict=True):
+            if (augmentation := self.images[number]) is not None:
+                image.copy_(augmentation(image, own))
         case[np.flatnonzero(hidden), VIEW] = 0
         return case[np.flatnonzero(kept)]
 
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
-        own = "" if self.images is None else f"{self.images.in_words()}, of each image; "
+        words = dict.fromkeys(images.in_words() for images in self.images if images is not None)
+        own = "".join(f"{each}, of each image; " for each in words)
         left_out = f"{100 * self.preprocessing.view_dropout:g} % of the images left out"
         return f"{own}{left_out}, {100 * UNKNOWN_VIEW:g} % of the views hidden"

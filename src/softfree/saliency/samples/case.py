@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,8 @@ class CaseSample:
     images: tuple[Sample, ...]
     names: tuple[str, ...]
     views: tuple[str, ...]
-    grid: tuple[int, ...]
+    grids: tuple[tuple[int, ...], ...]
+    forms: tuple[tuple[str, ...], ...]
 
     @classmethod
     def read(cls, opener: SampleOpener, source: SampleSource | DecodedImage, frame: int | None) -> CaseSample:
@@ -36,14 +38,19 @@ class CaseSample:
         preprocessing = opener.preprocessing
         assert isinstance(preprocessing, CasePreprocessing)
         array, readable, left_out = preprocessing.load_images(source, frame)
-        single = replace(opener, preprocessing=preprocessing.images).single
         files = [source.files[number] for number in readable] if isinstance(source, Case) else []
-        images = [single(file.path, file.frame) for file in files] or [single(source, frame)]
+        openers = [opener.of_tokenizer(preprocessing.tokenizer(file)) for file in files or [source]]
+        inputs = [(file.path, file.frame) for file in files] or [(source, frame)]
+        images = [own.single(*given) for own, given in zip(openers, inputs, strict=True)]
         names = [file.path for file in files] or ["" if isinstance(source, DecodedImage) else name_of(source)]
         views = [file.view for file in files] or [""]
-        patches = opener.patch[-len(preprocessing.shape) + 1 :]
-        grid = tuple(-(-side // patch) for side, patch in zip(preprocessing.shape[1:], patches, strict=True))
-        return cls(left_out, torch.from_numpy(array), tuple(images), tuple(names), tuple(views), grid)
+        sides = [preprocessing.shapes[preprocessing.tokenizer(file)][1:] for file in files or [source]]
+        grids = tuple(
+            tuple(-(-side // patch) for side, patch in zip(own, opener.patch[-len(own) :], strict=True))
+            for own, opener in zip(sides, openers, strict=True)
+        )
+        forms = tuple(own.forms for own in openers)
+        return cls(left_out, torch.from_numpy(array), tuple(images), tuple(names), tuple(views), grids, forms)
 
     @property
     def token_grid(self) -> TokenGrid:
@@ -52,13 +59,18 @@ class CaseSample:
 
     def parts(self, maps: Sequence[Map]) -> list[Part]:
         """Return each image with its part of the maps, whose values on the tokens of all images are split."""
-        split = [map_.values.reshape(len(self.images), *self.grid) for map_ in maps]
+        ends = np.cumsum([math.prod(grid) for grid in self.grids])
+        split = [np.split(map_.values, ends[:-1]) for map_ in maps]
         return [
             Part(
                 self.names[number],
                 self.views[number],
                 image,
-                tuple(replace(map_, values=values[number]) for map_, values in zip(maps, split, strict=True)),
+                tuple(
+                    replace(map_, values=values[number].reshape(self.grids[number]))
+                    for map_, values in zip(maps, split, strict=True)
+                ),
+                self.forms[number],
             )
             for number, image in enumerate(self.images)
         ]
