@@ -323,9 +323,35 @@ def test_a_study_of_cases(run: Run, tmp_path: Path) -> None:
     assert (rows["disagreement"] > 0).all()
 
 
+def test_cases_stream(run: Run, tmp_path: Path) -> None:
+    rows, streamed = (
+        run.predict(str(run.table_path), stream=StreamOptions(stream=choice, token_chunk=5))
+        for choice in ("never", "always")
+    )
+    np.testing.assert_allclose(streamed["raw_yes"], rows["raw_yes"], rtol=1e-5)
+    np.testing.assert_allclose(streamed["distance"], rows["distance"], rtol=1e-4)
+    inputs = [str(run.table_path)]
+    whole, chunked = (
+        explain(run, inputs, ExplainOptions(out=tmp_path / choice, method="split", stream=choice, token_chunk=5))
+        for choice in ("never", "always")
+    )
+    for one, other in zip(whole, chunked, strict=True):
+        totals = [[image.total for image in done.images] for done in (one, other)]
+        np.testing.assert_allclose(totals[0], totals[1], rtol=1e-3, atol=1e-5)
+
+
+def test_training_may_stream_cases(tmp_path: Path) -> None:
+    table = write_cases(tmp_path / "data", 8)
+    model = {"model": "seqnorm_vit_nano_patch16", "model_options": {"depth": 1}, "size": 32, "epochs": 1}
+    options = {"table": table, "batch_size": 2, "progress": False, "grad_clip": 0.0, **model}
+    losses = []
+    for choice in ("never", "always"):
+        trained = train(TrainOptions(out=tmp_path / choice, stream=choice, token_chunk=3, **options)).run
+        losses.append({name: value.clone() for name, value in trained.model.state_dict().items()})
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=2e-5)
+
+
 def test_what_does_not_know_cases_says_so(run: Run) -> None:
-    with pytest.raises(UserError, match="cases of several images do not stream"):
-        run.predict(str(run.table_path), stream=StreamOptions(stream="always"))
     with pytest.raises(UserError, match="this needs a run on images"):
         export(run.folder, ExportOptions(out=run.folder / "model.pte", format="executorch"))
     with pytest.raises(UserError, match="ImageCaseTransformer cannot be sharded over processes"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from softfree.attention import attention_name
 from softfree.core.options import Precision, StreamOptions
 from softfree.core.precision import products_in
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.layers import sample_drop_paths
@@ -137,11 +139,15 @@ class AdaptiveForward:
 
 
 def _tokens(model: Classifier, samples: Tensor) -> int:
-    """Return the number of tokens per sample: the tiles of a bag, or the patches of an image or volume."""
-    sides = samples.shape[2:]
-    patch = getattr(model, "patch_size", None)
-    if patch is None:
-        return samples.shape[1]
+    """Return the number of tokens per sample: tiles of a bag, patches of an image or volume, at most those of a case."""
+    if isinstance(model, CaseTransformer):
+        each = [_patches(model.tokenizer(number), shape[1:]) for number, shape in enumerate(model.image_shapes)]
+        return samples.shape[1] * max(each)
+    return _patches(model, samples.shape[2:]) if hasattr(model, "patch_size") else samples.shape[1]
+
+
+def _patches(model: Classifier, sides: Sequence[int]) -> int:
+    patch: Any = model.patch_size
     patches = (patch,) * len(sides) if isinstance(patch, int) else patch
     return math.prod(-(-side // p) for side, p in zip(sides, patches, strict=True))
 
