@@ -155,8 +155,7 @@ def make_case_graph(model: nn.Module, images: int, distributions: Sequence[Train
             "train one with another attention, such as seqnorm"
         )
     example = torch.zeros(2, 3, first.row_width)
-    with torch.no_grad():
-        tokens = first.embed_cases(example[:1, :1])[0].shape[1]
+    tokens = sum(math.prod(first.grid_of(number)) for number in range(len(first.image_shapes)))
     module = WithDistance(model, distributions) if distributions else model
     with tuned_for(model, images * tokens):
         proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "images")

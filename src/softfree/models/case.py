@@ -66,6 +66,17 @@ class CaseTransformer(Classifier):
         """Return the module that embeds the images of a tokenizer: the model itself, or a further one."""
         return cast(Classifier, self.tokenizers[number - 1]) if number else self
 
+    def grids(self, case: Tensor) -> list[tuple[int, ...]]:
+        """Return the grid of the tokens of each image of a case (R, F + 3), without padding."""
+        numbers = case[:, TOKENIZER]
+        return [self.grid_of(int(number)) for number in numbers[~numbers.isnan()].tolist()]
+
+    def grid_of(self, number: int) -> tuple[int, ...]:
+        """Return the grid of the tokens of an image of a tokenizer."""
+        sides, patch = self.image_shapes[number][1:], cast(Any, self.tokenizer(number).patch_size)
+        patches = (patch,) * len(sides) if isinstance(patch, int) else patch
+        return tuple(-(-side // part) for side, part in zip(sides, patches, strict=True))
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify cases (B, R, F + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
 

@@ -32,7 +32,7 @@ class VolumeTokenizer(_TokenizerOnly, VolumeTransformer):
     """From a volume to tokens."""
 
 
-TOKENIZERS: dict[str, type[_TokenizerOnly]] = {"image": ImageTokenizer, "volume": VolumeTokenizer}
+TOKENIZERS: dict[str, Any] = {"image": ImageTokenizer, "volume": VolumeTokenizer}
 
 
 def create_tokenizer(kind: str, shape: Sequence[int], **options: Any) -> Classifier:
@@ -48,5 +48,6 @@ def create_tokenizer(kind: str, shape: Sequence[int], **options: Any) -> Classif
     """
     if kind not in TOKENIZERS:
         raise unknown_name("kind of tokenizer", kind, TOKENIZERS)
-    sizes = {"img_size": tuple(shape[1:]), "in_chans": shape[0]}
-    return TOKENIZERS[kind](**(sizes | options), num_classes=0, pool="avg")
+    sizes: dict[str, Any] = {"img_size": tuple(shape[1:]), "in_chans": shape[0]}
+    tokenizer: Classifier = TOKENIZERS[kind](**(sizes | options), num_classes=0, pool="avg")
+    return tokenizer

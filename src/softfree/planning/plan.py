@@ -102,7 +102,12 @@ def build(work: Work) -> nn.Module:
     """Build the model of a plan."""
     from softfree.models.registry import build_model
 
-    arguments = {"img_size": work.size, "in_chans": work.channels, "num_classes": work.classes, "stem": work.stem}
+    arguments: dict[str, Any] = {
+        "img_size": work.size,
+        "in_chans": work.channels,
+        "num_classes": work.classes,
+        "stem": work.stem,
+    }
     arguments |= {"pool": work.pool, "mlp_chunk": work.mlp_chunk, **work.dimensions}
     if work.images is not None:
         arguments["case"] = {"shape": (work.channels, work.size, work.size), "views": work.images}

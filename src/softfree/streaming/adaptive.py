@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,15 +138,13 @@ class AdaptiveForward:
 
 
 def _tokens(model: Classifier, samples: Tensor) -> int:
-    """Return the number of tokens per sample: tiles of a bag, patches of an image or volume, at most those of a case."""
+    """Return the number of tokens per sample: tiles of a bag, patches of an image or volume, or of a case, at most."""
     if isinstance(model, CaseTransformer):
-        each = [_patches(model.tokenizer(number), shape[1:]) for number, shape in enumerate(model.image_shapes)]
-        return samples.shape[1] * max(each)
-    return _patches(model, samples.shape[2:]) if hasattr(model, "patch_size") else samples.shape[1]
-
-
-def _patches(model: Classifier, sides: Sequence[int]) -> int:
-    patch: Any = model.patch_size
+        return samples.shape[1] * max(math.prod(model.grid_of(number)) for number in range(len(model.image_shapes)))
+    sides = samples.shape[2:]
+    patch = getattr(model, "patch_size", None)
+    if patch is None:
+        return samples.shape[1]
     patches = (patch,) * len(sides) if isinstance(patch, int) else patch
     return math.prod(-(-side // p) for side, p in zip(sides, patches, strict=True))
 

@@ -65,7 +65,8 @@ def stream_forward(
         model: One of softfree's transformers, on its device; see
             :func:`~softfree.streaming.layers.can_stream`.
         sample: An image (channels, H, W), volume (channels, D, H, W), bag (N, F + 3) or case (R, F + 3) as a tensor or
-            array (a memory-mapped one but for cases is read in chunks); an image as :class:`~softfree.streaming.image_rows.Rows`; or any
+            array (a memory-mapped one, unless of a case, is read in chunks); an image as
+            :class:`~softfree.streaming.image_rows.Rows`; or any
             :class:`~softfree.streaming.token_sources.TokenSource`.
         streaming: How to stream; default: ``Streaming()``.
         mask: Boolean (N,), True for real patch tokens in raster order of an image or volume; None when all are real.

@@ -142,18 +142,30 @@ def find_thin_classes(table: Table) -> Iterator[Problem]:
 
 
 def find_mixed_units(table: Table) -> Iterator[Problem]:
-    """Find numbers in two groups with a wide gap between, as when some rows have another unit."""
-    if not table.task.numeric or not (table.targets > 0).all() or len(table.targets) < 2 * LEAST_OF_UNIT:
+    """Find columns of numbers in two groups with a wide gap between, as when some rows have another unit."""
+    targets = {table.task.classes[0]: table.targets} if table.task.numeric else {}
+    own = {"row", "patient", "frame", "mpp", "time", *table.task.classes}
+    others = {
+        str(name): table.frame[name].to_numpy(float, na_value=np.nan)
+        for name in table.frame.select_dtypes("number").columns.difference(list(own))
+    }
+    for name, values in (targets | others).items():
+        yield from _two_groups(table, name, np.flatnonzero(~np.isnan(values)), values)
+
+
+def _two_groups(table: Table, name: str, known: np.ndarray, values: np.ndarray) -> Iterator[Problem]:
+    """Find two groups of numbers in a column, of which the rows ``known`` are not empty."""
+    if not (values[known] > 0).all() or len(known) < 2 * LEAST_OF_UNIT:
         return
-    order = np.argsort(table.targets, kind="stable")
-    logarithms = np.log10(table.targets[order])
+    order = known[np.argsort(values[known], kind="stable")]
+    logarithms = np.log10(values[order])
     gaps = np.diff(logarithms)[LEAST_OF_UNIT - 1 : len(order) - LEAST_OF_UNIT]
     cut = int(gaps.argmax()) + LEAST_OF_UNIT  # the number of smaller ones
     low, high = (float(10 ** np.median(part)) for part in (logarithms[:cut], logarithms[cut:]))
     if gaps.max() < UNIT_GAP or high < UNIT_RATIO * low:
         return
     message = (
-        f"column {table.task.classes[0]!r} has two groups of numbers far apart, {cut} around {low:.3g} and"
+        f"column {name!r} has two groups of numbers far apart, {cut} around {low:.3g} and"
         f" {len(order) - cut} around {high:.3g}; are units mixed?"
     )
     few = order[:cut] if 2 * cut <= len(order) else order[cut:]

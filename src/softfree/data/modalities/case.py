@@ -40,7 +40,7 @@ class CasePreprocessing(NumpyCasePreprocessing):
     tokenizers: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
-    def images(self) -> list[Preprocessing]:
+    def images(self) -> list[Preprocessing]:  # type: ignore[override]
         """The preprocessing of the images of each tokenizer."""
         return [
             preprocessing_from_config(config) for config in (self.image, *(other["image"] for other in self.others))
@@ -55,7 +55,7 @@ class CasePreprocessing(NumpyCasePreprocessing):
         """
         files = [file for source in sources if isinstance(source, Case) for file in source.files]
         settings = view_settings(options, files)
-        kinds = [
+        kinds: list[dict[str, Any]] = [
             {"image": preprocessing_to_config(images), "shape": list(_shape(images))}
             for images in (setting.preprocessing(options, files) for setting in settings)
         ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softfree.data.modalities.case import CasePreprocessing
+from softfree.models.case import CaseTransformer
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.rendering import RenderedMap
@@ -39,18 +41,16 @@ class CaseSample:
         assert isinstance(preprocessing, CasePreprocessing)
         array, readable, left_out = preprocessing.load_images(source, frame)
         files = [source.files[number] for number in readable] if isinstance(source, Case) else []
-        openers = [opener.of_tokenizer(preprocessing.tokenizer(file)) for file in files or [source]]
-        inputs = [(file.path, file.frame) for file in files] or [(source, frame)]
+        inputs: list[tuple[Any, int | None]] = [(file.path, file.frame) for file in files] or [(source, frame)]
+        tokenizers = [preprocessing.tokenizer(file) for file in files] or [preprocessing.tokenizer(source)]
+        openers = [opener.of_tokenizer(number) for number in tokenizers]
         images = [own.single(*given) for own, given in zip(openers, inputs, strict=True)]
         names = [file.path for file in files] or ["" if isinstance(source, DecodedImage) else name_of(source)]
         views = [file.view for file in files] or [""]
-        sides = [preprocessing.shapes[preprocessing.tokenizer(file)][1:] for file in files or [source]]
-        grids = tuple(
-            tuple(-(-side // patch) for side, patch in zip(own, opener.patch[-len(own) :], strict=True))
-            for own, opener in zip(sides, openers, strict=True)
-        )
-        forms = tuple(own.forms for own in openers)
-        return cls(left_out, torch.from_numpy(array), tuple(images), tuple(names), tuple(views), grids, forms)
+        assert isinstance(opener.model, CaseTransformer)
+        tensor, forms = torch.from_numpy(array), tuple(own.forms for own in openers)
+        grids = tuple(opener.model.grids(tensor))
+        return cls(left_out, tensor, tuple(images), tuple(names), tuple(views), grids, forms)
 
     @property
     def token_grid(self) -> TokenGrid:
