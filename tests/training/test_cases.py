@@ -161,6 +161,8 @@ def test_equal_views_at_different_times_are_fine(table: Callable[..., Path]) -> 
         ),
         ({"resize_mode": "native", "batch_size": 1}, "--resize-mode native: the images of a case share one size"),
         ({"pool": "token"}, "a class token for cases of several images"),
+        ({"mixup": 0.2, "preset": "photo"}, "--mixup is for single images, and the table has cases of several"),
+        ({"start_size": 16}, "--start-size is for single images, and the table has cases of several"),
     ],
 )
 def test_options_that_cases_do_not_have(tmp_path: Path, options: dict, message: str) -> None:
@@ -213,11 +215,12 @@ def test_unreadable_images_are_left_out_and_named(run: Run, capsys: pytest.Captu
     (data / "bad.png").write_bytes(b"no image")
     (data / "some.csv").write_text(
         "path,case_id,view\n0_front.png,a,front\nbad.png,a,side\n"
-        "bad.png,b,front\n0_front.png,c,front\n0_side.png,c,from above\n"
+        "bad.png,b,front\n0_front.png,c,front\n0_side.png,c,from above\nbad.png,d,front\nbad.png,d,side\n"
     )
     rows = run.predict(str(data / "some.csv")).set_index("case_id")
-    assert rows["status"].to_dict() == {"a": "ok", "b": "unsupported", "c": "ok"}
+    assert rows["status"].to_dict() == {"a": "ok", "b": "unsupported", "c": "ok", "d": "unsupported"}
     assert rows.loc["a", "reason"].startswith(f"{data / 'bad.png'}: 1 of 2 images of the case cannot be read: ")
+    assert "2 of 2 images of the case cannot be read: " in rows.loc["d", "reason"]
     alone = run.predict(str(data / "0_front.png"))
     assert "column view: from above unknown to the model" in capsys.readouterr().err
     assert alone["p_yes"][0] != rows.loc["a", "p_yes"], "an image alone has no view"

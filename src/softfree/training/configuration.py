@@ -20,7 +20,12 @@ from softfree.data.table import Table, read_table
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
-from softfree.training.modality import refuse_batches, refuse_foreign_options, training_preprocessing
+from softfree.training.modality import (
+    refuse_batches,
+    refuse_for_cases,
+    refuse_foreign_options,
+    training_preprocessing,
+)
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
 
@@ -103,7 +108,10 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
-    table = as_samples(table, training_modality(table, modality_of(options), options.views))
+    modality = training_modality(table, modality_of(options), options.views)
+    if modality.name == "case":
+        refuse_for_cases(options)
+    table = as_samples(table, modality)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")

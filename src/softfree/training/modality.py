@@ -49,6 +49,14 @@ def refuse_batches(options: TrainOptions) -> None:
         raise UserError(f"{cause} gives images of different shapes; use --batch-size 1 with --grad-accum")
 
 
+def refuse_for_cases(options: TrainOptions) -> None:
+    """Refuse options that change whole batches of single images, for cases of several images."""
+    for name in ("mixup", "cutmix", "start_size"):
+        if getattr(options, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is for single images, and the table has cases of several; leave it out")
+
+
 def refuse_foreign_options(options: TrainOptions) -> None:
     """Refuse options for other modalities that differ from their defaults."""
     modality = modality_of(options)
