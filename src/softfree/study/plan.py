@@ -271,11 +271,11 @@ def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
 
 
 def _memory(train: TrainOptions, table: Table) -> int | None:
-    """Return the planned peak of a training in bytes; None for volumes and models without a formula.
+    """Return the planned peak of a training in bytes; None for volumes, unlike views and models without a formula.
 
     Cases count as the largest of the table.
     """
-    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS:
+    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS or train.views is not None:
         return None
     work = Work(
         model=train.model,
