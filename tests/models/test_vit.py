@@ -9,9 +9,11 @@ import pytest
 import timm
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
 
 from softfree.attention import ATTENTIONS
 from softfree.models import VisionTransformer
+from softfree.models.pos_embed import sincos_positions
 from softfree.models.vit import masked_mean
 from softfree_runtime.core.errors import UserError
 
@@ -121,12 +123,24 @@ def test_sincos_positions_are_fixed_and_not_saved() -> None:
 
 def test_start() -> None:
     """timm's: truncated normal 0.02, zero biases; SeqNorm keeps its own."""
-    model = VisionTransformer(embed_dim=192, depth=1, num_heads=3, pool="token", num_classes=100)
+    model = VisionTransformer(embed_dim=192, depth=1, num_heads=3, pool="token", num_classes=100, pos="random")
     for weight in (model.blocks[0].mlp.fc1.weight, model.head.weight, model.pos_embed, model.blocks[0].attn.qkv.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert (model.head.bias == 0).all()
     assert model.cls_token.abs().max() < 1e-4
     assert (model.blocks[0].attn.q_norm.bias == 0.2).all()
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_learned_positions_start_as_sines_and_cosines(pool: str) -> None:
+    model = VisionTransformer(32, 8, embed_dim=24, depth=1, num_heads=2, pool=pool, num_classes=2)
+    assert isinstance(model.pos_embed, nn.Parameter)
+    prefix, codes = model.pos_embed[:, : model.num_prefix_tokens], model.pos_embed[:, model.num_prefix_tokens :]
+    torch.testing.assert_close(codes, sincos_positions(model.grid_size, model.embed_dim).to(codes.dtype))
+    assert codes.pow(2).mean().sqrt().item() == pytest.approx(0.5**0.5)
+    assert prefix.numel() == 0 or 0 < prefix.abs().max() < 0.1
+    odd = VisionTransformer(embed_dim=6, depth=1, num_heads=1, attention="softmax", num_classes=2)
+    assert odd.pos_embed.abs().max() < 0.1, "no codes for such a width"
 
 
 def test_checkpointing_equals(tmp_path: Path) -> None:

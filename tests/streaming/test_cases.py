@@ -24,7 +24,8 @@ OTHERS = [{"kind": "volume", "shape": [1, 8, 16, 16]}, {"kind": "image", "shape"
 
 def make(attention: str, others: list[dict], stem: str = "pool", **options: object) -> CaseTransformer:
     torch.manual_seed(0)
-    case = {"shape": SHAPE, "views": 2, "timed": True, "others": others}
+    variables = [{"mean": 1.0, "std": 2.0}, {"categories": 2}]
+    case = {"shape": SHAPE, "views": 2, "timed": True, "others": others, "variables": variables}
     options = {"img_size": (24, 40), "in_chans": 1, "num_classes": 3, "depth": 2, "embed_dim": 24, "num_heads": 3,
                "patch_size": 8, "stem": stem, **options}  # fmt: skip
     model = create_case_model(f"{attention}_vit_nano_patch8", case, **options).eval()
@@ -38,6 +39,7 @@ def draw(model: CaseTransformer, tokenizers: list[float]) -> Tensor:
     """A case (R, F + 3) of images of these tokenizers; NaN is padding."""
     case = torch.randn(len(tokenizers), model.row_width, dtype=torch.float64)
     case[:, -3] = torch.randint(0, 3, (len(tokenizers),)).double()
+    case[:, -5:-3] = torch.tensor([0.7, 1.0])
     case[:, -2], case[:, -1] = -0.3, torch.tensor(tokenizers)
     case[0, -2] = math.nan
     return case
@@ -80,7 +82,7 @@ def test_chunks_lie_within_images() -> None:
 
 def test_cases_that_are_none() -> None:
     model = make("seqnorm", [])
-    with pytest.raises(UserError, match=r"a case of shape \(2, 9\): expected \(images, 963\)"):
+    with pytest.raises(UserError, match=r"a case of shape \(2, 9\): expected \(images, 965\)"):
         streamed(model, np.zeros((2, 9)))
     with pytest.raises(UserError, match="a case without images"):
         streamed(model, draw(model, [math.nan, math.nan]))

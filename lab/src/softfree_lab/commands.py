@@ -161,6 +161,18 @@ COMMANDS: dict[str, dict[str, Command]] = {
             studies.ViewsOptions,
             json=True,
         ),
+        "study variables": _command(
+            "measure what a model gains from clinical variables with a known effect",
+            "studies.variables.study_variables",
+            studies.VariablesOptions,
+            json=True,
+        ),
+        "study positions": _command(
+            "test how soon a model knows where a finding is, by what its positions start from",
+            "studies.positions.study_positions",
+            studies.PositionsOptions,
+            json=True,
+        ),
         "study convergence": _command(
             "measure the residual of SOFT's pseudo-inverse after each iteration",
             "studies.convergence.study_convergence",

@@ -17,7 +17,14 @@ from softfree_runtime.core.batching import of_equal_shape
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, distance_columns
-from softfree_runtime.preprocessing.case import PARTIAL, case_ids, load_sample, note_unknown_views
+from softfree_runtime.preprocessing.case import (
+    PARTIAL,
+    case_ids,
+    load_sample,
+    missing_variables,
+    note_unknown,
+    variables_of,
+)
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.session import Model
 from softfree_runtime.sources.inputs import Input, NamedSource, find_inputs, table_rows
@@ -60,16 +67,20 @@ def predict(
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     metadata = opened.metadata
     kind = metadata.preprocessing.kind
-    samples = find_inputs(sequence, frame, kind, partial(table_rows, kind=kind, image_root=image_root))
-    note_unknown_views(metadata.preprocessing, [source for _, source, _ in samples])
+    variables = variables_of(metadata.preprocessing)
+    in_table = partial(table_rows, kind=kind, image_root=image_root, variables=variables)
+    samples = find_inputs(sequence, frame, kind, in_table)
+    sources = [source for _, source, _ in samples]
+    note_unknown(metadata.preprocessing, sources)
     logits, distances, failed = _outputs(opened, samples, batch_size)
-    cases = case_ids([source for _, source, _ in samples])
+    cases, missing = case_ids(sources), missing_variables(metadata.preprocessing, sources)
     rows = []
     for number, (name, _, _) in enumerate(samples):
         error = failed.get(number)
         status = error.status if error and error.status != PARTIAL else "ok"
         head: Row = {"path": name} | ({"case_id": cases[number]} if cases else {})
         head |= {"status": status, "reason": printable(str(error)) if error else ""}
+        head |= {"missing_variables": missing[number]} if missing else {}
         head |= columns(
             logits[number], metadata.task, metadata.temperature, metadata.thresholds, metadata.sets, metadata.scale
         )

@@ -27,6 +27,9 @@ class TableOptions:
             default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
+        variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
+            or categories; an empty cell is unknown.
+        categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned
@@ -41,6 +44,8 @@ class TableOptions:
     positive: str | None = None
     task: Target | None = None
     classes_in_order: list[str] | None = None
+    variables: list[str] | None = None
+    categorical: list[str] | None = None
     image_root: Path | None = None
     seed: int = 0
     split_from: Path | None = None
@@ -198,6 +203,8 @@ class OptimizerOptions:
         augment: Augment the training images.
         view_dropout: Share of the images of a case (tables with case_id) that training leaves out at random, so
             that the model also works with fewer.
+        variable_dropout: Share of the clinical variables that training hides at random, and of the cases of which it
+            hides all, so that the model also works without.
         auto_augment: Use a timm policy instead of the preset's augmentation, such as 'rand-m9-mstd0.5-inc1': random
             crops of the whole image, flips, this policy and random erasing; color images only.
         random_erasing: Probability with which --auto-augment erases a rectangle.
@@ -229,6 +236,7 @@ class OptimizerOptions:
     class_weights: bool = False
     augment: bool = True
     view_dropout: float = 0.2
+    variable_dropout: float = 0.1
     auto_augment: str | None = None
     random_erasing: float = 0.25
     coverage: float = 0.9

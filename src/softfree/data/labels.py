@@ -16,8 +16,8 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task, TaskKind
 from softfree_runtime.sources.identity import is_no_label, may_be_no_label, plain_text, same_labels
 
-LABEL_OPTIONS = ("label", "labels", "positive", "task", "classes_in_order")
-"""Options that say what a table's labels are; arguments of :func:`softfree.data.table.read_table`."""
+LABEL_OPTIONS = ("label", "labels", "positive", "task", "classes_in_order", "variables", "categorical")
+"""Options that say what a table's labels and variables are; arguments of :func:`softfree.data.table.read_table`."""
 _FINDING = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0}
 
 

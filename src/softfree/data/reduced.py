@@ -1,4 +1,4 @@
-"""Sizes and small copies of samples, collected while a model reads them."""
+"""Sizes, small copies and clinical variables of samples, collected while a model reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from softfree.data.audit.near_duplicates import SIDE as THUMBNAIL
 from softfree.data.audit.near_duplicates import thumbnail
 from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.registry import MODALITIES
+from softfree.data.variables import design
 
 MAX_ROWS = 5_000
 """Maximum number of samples with a small copy for a regression; more are subsampled."""
@@ -28,6 +30,7 @@ class Reduced:
     Attributes:
         sizes: float64 ``(count, S)``, NaN where none came.
         copies: float32 vectors by number.
+        variables: Encoded clinical variables, float32 ``(count, V)``, NaN where unknown or none came; None without any.
         thumbnails: uint8 ``(count, SIDE, SIDE)``, 0 where none came; None where none are kept.
     """
 
@@ -36,7 +39,11 @@ class Reduced:
     ) -> None:
         self.sizes = np.full((count, MODALITIES[preprocessing.kind].axes), math.nan)
         self.copies: dict[int, np.ndarray] = {}
+        self.variables: np.ndarray | None = None
         self.thumbnails: np.ndarray | None = None
+        if isinstance(preprocessing, CasePreprocessing) and preprocessing.variables:
+            self.variables = np.full((count, len(preprocessing.variables)), math.nan, np.float32)
+            self._read = np.zeros(count, bool)
         if thumbnails and preprocessing.kind == "image":
             self.thumbnails = np.zeros((count, THUMBNAIL, THUMBNAIL), np.uint8)
         self._preprocessing, self._wanted = preprocessing, frozenset(copies.tolist())
@@ -46,8 +53,20 @@ class Reduced:
         self.sizes[index] = size
         if index in self._wanted and (copy := self._preprocessing.small_copy(sample)) is not None:
             self.copies[index] = copy
+        if self.variables is not None:
+            assert isinstance(self._preprocessing, CasePreprocessing)
+            self.variables[index] = self._preprocessing.variable_values(sample)[0].numpy()
+            self._read[index] = True
         if self.thumbnails is not None:
             self.thumbnails[index] = thumbnail(sample.permute(1, 2, 0).numpy())
+
+    def design(self) -> np.ndarray:
+        """Return the columns (count, P) of a regression on clinical variables, NaN for samples that did not come."""
+        assert self.variables is not None
+        assert isinstance(self._preprocessing, CasePreprocessing)
+        columns = design(self._preprocessing.clinical_variables, self.variables)
+        columns[~self._read] = math.nan
+        return columns
 
 
 def drawn(count: int, seed: int) -> np.ndarray:

@@ -33,27 +33,40 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
-def as_samples(table: Table, modality: Modality) -> Table:
+def as_samples(table: Table, modality: Modality, *, variables: Sequence[str] = ()) -> Table:
     """Join rows with their resolution, of slides and bags, and the rows of each case, of images, volumes and bags.
+
+    Args:
+        table: Its rows.
+        modality: Kind of the samples.
+        variables: Columns with clinical variables of cases; the table may lack them.
 
     Raises:
         UserError: Joined rows that disagree.
     """
     if modality.name == "case" or (modality.padded and CASE in table.frame):
-        return join_cases(table, has_resolution=modality.has_resolution)
+        return join_cases(table, variables, has_resolution=modality.has_resolution)
     return with_resolution(table) if modality.has_resolution else table
 
 
-def training_modality(table: Table, modality: Modality, views: Path | None = None) -> Modality:
-    """Return the modality of a training: cases, if images or volumes have a column ``case_id``.
+def training_modality(
+    table: Table, modality: Modality, variables: Sequence[str] = (), views: Path | None = None
+) -> Modality:
+    """Return the modality of a training: cases, if images or volumes have a column ``case_id`` or clinical variables.
 
     Raises:
-        UserError: Cases of samples that cannot be joined, or settings of views (``--views``) without cases.
+        UserError: Cases of samples that cannot be joined, variables of such samples, or settings of views (``--views``)
+            without cases.
     """
     if views is not None and (CASE not in table.frame or modality.name == "bag"):
         raise UserError(f"--views {views}: it is for images and volumes of cases, in tables with a column {CASE}")
-    if CASE not in table.frame or modality.name == "bag":
+    if not variables and (CASE not in table.frame or modality.name == "bag"):
         return modality
+    if variables and modality.name not in ("image", "volume"):
+        raise UserError(
+            f"--variables work beside images and volumes, and the samples of this run are {modality.plural}; leave"
+            " them out"
+        )
     if modality.name not in ("image", "volume"):
         raise UserError(
             f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; join the features of their"
@@ -62,15 +75,20 @@ def training_modality(table: Table, modality: Modality, views: Path | None = Non
     return MODALITIES["case"]
 
 
-def join_cases(table: Table, *, has_resolution: bool = False) -> Table:
+def join_cases(table: Table, variables: Sequence[str] = (), *, has_resolution: bool = False) -> Table:
     """Join the rows of each case into one sample; without a column ``case_id``, each row is a case.
 
-    With ``has_resolution``, a column ``mpp`` counts. Other columns keep their value if all rows of the case agree, else
-    become empty; ``row`` is the first row.
+    Args:
+        table: The rows.
+        variables: Columns with clinical variables; the table may lack them. An empty cell of a row has the value of
+            the other rows of the case.
+        has_resolution: Use a column ``mpp``.
+
+    Other columns keep their value if all rows of the case agree, else become empty; ``row`` is the first row.
 
     Raises:
         UserError: A row without a case, two images of one view and time, or rows of a case with different labels,
-            splits or patients; names the rows of the table.
+            splits, patients or variables; names the rows of the table.
     """
     frame = table.frame
     ids = frame[CASE].fillna("").astype(str).tolist() if CASE in frame else [f"row {row}" for row in frame["row"]]
@@ -86,8 +104,16 @@ def join_cases(table: Table, *, has_resolution: bool = False) -> Table:
     groups = [np.array(group) for group in group_rows("the table", ids, names_of)]
     joined = _joined(table, groups)
     names = ids if CASE in frame else [""] * len(frame)
+    cells = {name: frame[name].fillna("").astype(str).tolist() for name in variables if name in frame}
     cases: list[Any] = [
-        make_case("the table", names[group[0]], [files[row] for row in group], group.tolist(), names_of)
+        make_case(
+            "the table",
+            names[group[0]],
+            [files[row] for row in group],
+            group.tolist(),
+            names_of,
+            {name: [column[row] for row in group] for name, column in cells.items()},
+        )
         for group in groups
     ]
     own = joined.frame.assign(file=cases)

@@ -15,6 +15,7 @@ from softfree.core.options import Target
 from softfree.data.labels import check_label_options, read_classes, read_findings, read_numbers, tidy_labels
 from softfree.data.splits import split_patients
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
+from softfree.data.variables import check_variables
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task
 from softfree_runtime.sources.cases import CASE, TIME, VIEW
@@ -113,6 +114,9 @@ def read_table(
     positive: str | None = None,
     task: Target | None = None,
     classes_in_order: Sequence[str] | None = None,
+    variables: Sequence[str] | None = None,
+    categorical: Sequence[str] | None = None,
+    as_text: Sequence[str] = (),
     image_root: str | Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int = 0,
@@ -134,6 +138,9 @@ def read_table(
             without an order, or findings.
         classes_in_order: All classes of an ordinal task, from the lowest to the highest; default: whole numbers by
             their value.
+        variables: Columns with clinical variables; see :mod:`softfree.data.variables`.
+        categorical: Those of them whose numbers are categories.
+        as_text: Other columns whose cells are kept as they are written, if the table has them.
         image_root: Folder that relative paths start from and that contains all files; default: the table's folder.
         classes: Classes of a trained model, to which the labels must belong.
         seed: Seed of the split, if the table has none.
@@ -149,7 +156,9 @@ def read_table(
     path = Path(path)
     check_label_options(labels=labels, positive=positive, task=task, order=classes_in_order)
     wanted = [label] if labels is None else list(labels)
-    source = read_table_file(path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted})
+    source = read_table_file(
+        path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted, *(variables or as_text)}
+    )
     _check_columns(path, list(source.frame.columns), wanted, many=labels is not None)
     words = pd.Series(dtype="string")
     if labels is None:
@@ -159,6 +168,7 @@ def read_table(
             source = replace(source, notes=notes_before)
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
+    notes_on_variables = check_variables(path, rows, variables or (), categorical or (), wanted)
     if task == "regression":
         read, targets = read_numbers(path, rows, label, classes)
     elif labels is None:
@@ -190,7 +200,12 @@ def read_table(
             split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
     elif strict_patients:
         _refuse_shared_patients(path, frame, rows)
-    notes = [*rows.notes, *notes, *([] if split_made is None else _note_unused_split(rows.frame, wanted))]
+    notes = [
+        *rows.notes,
+        *notes_on_variables,
+        *notes,
+        *([] if split_made is None else _note_unused_split(rows.frame, wanted)),
+    ]
     table = Table(
         frame.reset_index(drop=True), read, targets, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )

@@ -63,7 +63,7 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
             for images in map(runtime_preprocessing, preprocessing.images)
         ]
         fields = preprocessing.to_dict() | first
-        del fields["view_dropout"], fields["tokenizers"]
+        del fields["view_dropout"], fields["variable_dropout"], fields["tokenizers"]  # of training
         fields["others"] = [old | new for old, new in zip(preprocessing.others, others, strict=True)]
         return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))

@@ -14,6 +14,7 @@ from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.preprocessing.case import variables_of
 from softfree_runtime.preprocessing.modalities import Preprocessing
 from softfree_runtime.readers import DecodedImage, read_image
 from softfree_runtime.sources.sample_source import SampleSource, file_of
@@ -81,7 +82,9 @@ def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None =
     if path is not None:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; pass samples, a folder or a table")
-        return [Sample(source, frame) for _, source, frame in find_inputs([path], None, run.preprocessing.kind)]
+        columns = variables_of(run.preprocessing)
+        found = find_inputs([path], None, run.preprocessing.kind, variables=columns)
+        return [Sample(source, frame) for _, source, frame in found]
     return sources_of(rows_of_run(run, split, moved))
 
 

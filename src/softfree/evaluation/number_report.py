@@ -60,7 +60,7 @@ def _sections(report: Report, values: Values) -> Iterator[Section]:
             "Comparison with simpler models",
             "Ridge regressions on features without fine detail, fitted on the training samples and measured on the same"
             " samples as the model. A positive difference means that the model is worse.",
-            [(f"Regression on {other.name}", other) for other in report.baselines],
+            [(other.title, other) for other in report.baselines],
             [*report.baseline_warnings, *report.baseline_notes],
         )
     drawings = [

@@ -46,12 +46,18 @@ class Thumbnail(NamedTuple):
 class Compared(NamedTuple):
     """Another model, or this one on other images, and how this one compares with it, if known.
 
-    Of a regression, ``auroc`` is the mean absolute error.
+    Of a regression, ``auroc`` is the mean absolute error. ``prefix`` is what to write before the name.
     """
 
     name: str
     auroc: Metric
     comparison: Comparison | None = None
+    prefix: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return f"{self.prefix}{self.name}"
 
 
 @dataclass(kw_only=True)

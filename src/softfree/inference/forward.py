@@ -15,6 +15,7 @@ from softfree.core.options import Precision
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleCallback, SampleDataset
 from softfree.data.modalities.base import Augmentation
+from softfree.data.modalities.case import CasePreprocessing
 from softfree.inference.ensemble import AdaptiveEnsemble, Ensemble, adaptive_forward
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
@@ -130,9 +131,11 @@ def _augmentation_of_views(dataset: SampleDataset, tta: int) -> Augmentation | N
         raise UserError(f"--tta {tta}: expected 1 or more views of each sample")
     if tta == 1:
         return None
-    augmentation = dataset.preprocessing.augmentation()
+    preprocessing = dataset.preprocessing
+    is_case = isinstance(preprocessing, CasePreprocessing)
+    augmentation = preprocessing.augmentation_of_views() if is_case else preprocessing.augmentation()
     if augmentation is None:
-        raise UserError(f"--tta {tta}: samples of kind {dataset.preprocessing.kind} have no augmentation; leave it out")
+        raise UserError(f"--tta {tta}: samples of kind {preprocessing.kind} have no augmentation; leave it out")
     return augmentation
 
 

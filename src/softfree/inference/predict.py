@@ -23,7 +23,7 @@ from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import printable, replacing
 from softfree_runtime.core.outputs import columns, probabilities
 from softfree_runtime.core.task import Task
-from softfree_runtime.preprocessing.case import case_ids, note_unknown_views
+from softfree_runtime.preprocessing.case import case_ids, missing_variables, note_unknown, variables_of
 from softfree_runtime.sources import inputs as runtime_inputs
 from softfree_runtime.sources.inputs import Input, NamedSource
 from softfree_runtime.sources.table_text import read_bytes
@@ -42,14 +42,18 @@ def predict(
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    names, sources, frames = zip(*find_inputs(sequence, frame, run.preprocessing.kind, image_root), strict=True)
-    note_unknown_views(run.preprocessing, sources)
+    variables = variables_of(run.preprocessing)
+    found = find_inputs(sequence, frame, run.preprocessing.kind, image_root, variables)
+    names, sources, frames = zip(*found, strict=True)
+    note_unknown(run.preprocessing, sources)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     distances = Distances(run.distributions, len(dataset)) if run.distributions else None
     logits = infer(run.model, dataset, len(run.task.outputs), options, on_token_means=distances)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     if cases := case_ids(sources):
         rows.insert(1, "case_id", cases)
+    if missing := missing_variables(run.preprocessing, sources):
+        rows["missing_variables"] = missing
     for index, error in logits.partial.items():
         rows.loc[index, "reason"] = printable(str(error))
     for index, error in logits.failed.items():
@@ -99,6 +103,7 @@ def find_inputs(
     frame: int | None,
     kind: str = "image",
     image_root: str | Path | None = None,
+    variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """See :func:`softfree_runtime.sources.inputs.find_inputs`; Parquet tables are supported, too.
 
@@ -107,22 +112,30 @@ def find_inputs(
         frame: Frame of multi-frame files.
         kind: Modality of the samples.
         image_root: Folder that the paths in tables start from and must stay in; default: each table's folder.
+        variables: Columns with clinical variables; tables may lack them.
     """
-    rows = partial(table_rows, kind=kind, image_root=image_root)
+    rows = partial(table_rows, kind=kind, image_root=image_root, variables=variables)
     return runtime_inputs.find_inputs(inputs, frame, kind, rows)
 
 
-def table_rows(path: Path, frame: int | None, kind: str, image_root: str | Path | None = None) -> list[NamedSource]:
+def table_rows(
+    path: Path,
+    frame: int | None,
+    kind: str,
+    image_root: str | Path | None = None,
+    variables: Sequence[str] = (),
+) -> list[NamedSource]:
     """Return name, source and frame of each row of a CSV or Parquet table; arguments as for :func:`find_inputs`."""
     if not read_bytes(path).startswith(b"PAR1"):
-        return runtime_inputs.table_rows(path, frame, kind, image_root)
-    source = read_table_file(path, runtime_inputs.COLUMNS)
-    table = source.frame[[name for name in runtime_inputs.COLUMNS if name in source.frame]]
+        return runtime_inputs.table_rows(path, frame, kind, image_root, variables)
+    known = (*runtime_inputs.COLUMNS, *variables)
+    source = read_table_file(path, known)
+    table = source.frame[[name for name in known if name in source.frame]]
     if "path" not in table:
         raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
     cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
     columns = [str(name) for name in table.columns]
-    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, image_root)
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, image_root, variables)
 
 
 def check_output(path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Transformers over all images of a case: their tokens stand in one sequence, with embeddings of view and time.
+"""Transformers over all images of a case: their tokens stand in one sequence, with embeddings of view, time and
+clinical variables.
 
 The cost of softmax-free attention is linear in the tokens, so several images cost what each costs alone, and a missing
 one, without tokens, costs nothing.
@@ -18,6 +19,7 @@ from softfree.attention.base import plain_only, transformed
 from softfree.models.case_embed import CaseEmbed
 from softfree.models.classifier import Classifier
 from softfree.models.tokenizers import create_tokenizer
+from softfree.models.variables import VariableEmbedding
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError
@@ -33,6 +35,7 @@ class CaseTransformer(Classifier):
         shape: Shape of an image, channels first.
         views: Number of known views; 0 is any other.
         timed: Embed the times of the images.
+        variables: Clinical variables, as :class:`~softfree.models.variables.VariableEmbedding` takes them.
         others: Further tokenizers, of images of another kind or shape: ``kind`` (image or volume), ``shape``, and
             keywords of :class:`~softfree.models.vit.VisionTransformer` or
             :class:`~softfree.models.vit3d.VolumeTransformer` for tokenizer and positions.
@@ -47,17 +50,20 @@ class CaseTransformer(Classifier):
         shape: Sequence[int],
         views: int = 0,
         timed: bool = False,
+        variables: Sequence[Mapping[str, float]] = (),
         others: Sequence[Mapping[str, Any]] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if self.num_prefix_tokens:
-            raise UserError("Got a class token for cases of several images: expected pool avg, topk or mean_topk.")
+            raise UserError("Got a class token for cases: expected pool avg, topk or mean_topk.")
         if options.get("pos_conv"):
-            raise UserError("Got pos_conv=True for cases of several images, which have no common grid: leave it out.")
+            raise UserError("Got pos_conv=True for cases, whose images have no common grid: leave it out.")
         self.case_embed = CaseEmbed(self.embed_dim, views, timed)
         self.image_shapes = [tuple(shape), *(tuple(other["shape"]) for other in others)]
-        self.row_width = max(map(math.prod, self.image_shapes)) + HEADER
+        self.variable_embed = VariableEmbedding(variables, self.embed_dim) if variables else None
+        self.num_variables, self.image_values = len(variables), max(map(math.prod, self.image_shapes))
+        self.row_width = self.image_values + self.num_variables + HEADER
         self.tokenizers = nn.ModuleList(
             create_tokenizer(embed_dim=self.embed_dim, stem=options.get("stem", "patch"), **other) for other in others
         )
@@ -67,7 +73,7 @@ class CaseTransformer(Classifier):
         return cast(Classifier, self.tokenizers[number - 1]) if number else self
 
     def grids(self, case: Tensor) -> list[tuple[int, ...]]:
-        """Return the grid of the tokens of each image of a case (R, F + 3), without padding."""
+        """Return the grid of the tokens of each image of a case (R, F + V + 3), without padding."""
         numbers = case[:, TOKENIZER]
         return [self.grid_of(int(number)) for number in numbers[~numbers.isnan()].tolist()]
 
@@ -78,7 +84,7 @@ class CaseTransformer(Classifier):
         return tuple(-(-side // part) for side, part in zip(sides, patches, strict=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify cases (B, R, F + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
+        """Classify cases (B, R, F + V + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
 
         Raises:
             UserError: A wrong shape, a case without images, or a mask, which follows from the cases.
@@ -98,7 +104,8 @@ class CaseTransformer(Classifier):
             sizes = " or ".join(map(str, self.image_shapes))
             raise UserError(
                 f"Got cases of shape {tuple(x.shape)}: expected (batch, images, {self.row_width}), the pixels of an"
-                f" image of shape {sizes}, the number of its view, its time and the number of its tokenizer."
+                f" image of shape {sizes}, {self.num_variables} clinical variables, the numbers of its view, its time"
+                " and the number of its tokenizer."
             )
         # An exported graph takes cases without padding; a model on the meta device has no values to look at.
         if plain_only() or torch.jit.is_tracing() or x.is_meta:
@@ -114,7 +121,7 @@ class CaseTransformer(Classifier):
         return self._packed(x[present], present.nonzero()[:, 0], numbers, len(x))
 
     def _packed(self, rows: Tensor, cases: Tensor, numbers: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
-        """Embed images (n, F + 3) of cases (n,) by tokenizers (n,); the tokens of each case stand without gaps."""
+        """Embed images (n, F + V + 3) of cases (n,) by tokenizers (n,); the tokens of each case stand without gaps."""
         numbers = torch.zeros_like(cases) if numbers is None else numbers
         own = [(numbers == number).nonzero()[:, 0] for number in range(len(self.image_shapes))]
         parts = {number: self._embed_images(rows[at], number) for number, at in enumerate(own) if len(at)}
@@ -145,14 +152,17 @@ class CaseTransformer(Classifier):
         return torch.cat(parts, dim=2).flatten(1, 2), torch.cat(masks, dim=2).flatten(1, 2)
 
     def _embed_images(self, rows: Tensor, number: int) -> Tensor:
-        """Embed images (n, F + 3) of a tokenizer: tokens (n, N, C) with positions, view and time."""
+        """Embed images (n, F + V + 3) of a tokenizer: tokens (n, N, C) with positions, view and time."""
         shape = self.image_shapes[number]
         tokens = self._tokens(rows[:, : math.prod(shape)].unflatten(1, shape), number)
         return tokens + self.codes(rows).unsqueeze(1).to(tokens.dtype)
 
     def codes(self, rows: Tensor) -> Tensor:
-        """Return the codes (n, C) of view and time of images (n, F + 3)."""
-        return cast(Tensor, self.case_embed(rows[:, VIEW], rows[:, TIME]))
+        """Return the codes (n, C) of view, time and clinical variables of images (n, F + V + 3)."""
+        codes = self.case_embed(rows[:, VIEW], rows[:, TIME])
+        if self.variable_embed is not None:
+            codes = codes + self.variable_embed(rows[:, self.image_values :][:, : self.num_variables])
+        return cast(Tensor, codes)
 
     def _tokens(self, pixels: Tensor, number: int) -> Tensor:
         """Tokenize images; one by one where activations are recomputed, since those of a stem are large."""
@@ -168,12 +178,15 @@ class CaseTransformer(Classifier):
     def no_weight_decay(self) -> set[str]:
         """See :class:`~softfree.models.classifier.Classifier`."""
         positions = {f"tokenizers.{number}.pos_embed" for number in range(len(self.tokenizers))}
-        return super().no_weight_decay() | {"case_embed.view.weight"} | positions
+        names = super().no_weight_decay() | {"case_embed.view.weight"} | positions
+        if self.variable_embed is not None:
+            names |= {f"variable_embed.{name}" for name in self.variable_embed.no_weight_decay()}
+        return names
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """See :class:`~softfree.models.classifier.Classifier`."""
         groups = super().group_matcher(coarse)
-        return groups | {"stem": rf"{groups['stem']}|^case_embed|^tokenizers"}
+        return groups | {"stem": rf"{groups['stem']}|^case_embed|^variable_embed|^tokenizers"}
 
 
 def _refuse_mask(mask: Tensor | None) -> None:

@@ -123,14 +123,18 @@ class Classifier(HeadedModel):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Initialize as timm does: truncated normal of std 0.02 for linear layers and positions, zero biases."""
+        """Initialize as timm does: truncated normal of std 0.02 for linear layers, zero biases; then the positions."""
         if isinstance(self.pos_embed, nn.Parameter):
-            trunc_normal_(self.pos_embed, std=0.02)
+            self.init_positions(self.pos_embed)
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=1e-6)
         self.apply(init_linear)
         for block in self.blocks:
             block.attn.init_projections()  # type: ignore[union-attr, operator]
+
+    def init_positions(self, pos_embed: nn.Parameter) -> None:
+        """Initialize learned positions (1, P + N, C)."""
+        trunc_normal_(pos_embed, std=0.02)
 
     def with_class_token(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Prepend the class token, if there is one, to tokens (B, N, C) and extend their mask (B, N)."""

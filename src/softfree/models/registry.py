@@ -209,7 +209,7 @@ def create_case_model(name: str, case: Mapping[str, Any], **options: Any) -> Cas
 
     Args:
         name: Model of one image or volume.
-        case: Keywords ``shape``, ``views``, ``timed`` and ``others`` of :class:`~softfree.models.case.CaseTransformer`.
+        case: Keywords of :class:`~softfree.models.case.CaseTransformer`, such as ``shape`` and ``views``.
         **options: Keywords of the model of one image.
 
     Raises:

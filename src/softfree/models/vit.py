@@ -37,7 +37,8 @@ class VisionTransformer(Classifier):
         pool: A name of :data:`~softfree.models.pooling.POOLINGS`; see :class:`Classifier`.
         class_token: Prepend a class token; default: only if ``pool`` is "token".
         stem: "patch" projection, "conv" stem of strided convolutions, or "pool" stem of convolutions and max pooling.
-        pos: "learn", fixed "sincos", or "none".
+        pos: "learn" (codes that start as sines and cosines), "random" (learned from random ones), fixed "sincos", or
+            "none".
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
         proj_drop: Dropout after each projection.
         layer_scale: Initial value of a learned factor on each branch; None for no factor.
@@ -65,7 +66,7 @@ class VisionTransformer(Classifier):
         pool: str = "avg",
         class_token: bool | None = None,
         stem: Literal["patch", "conv", "pool"] = "patch",
-        pos: Literal["learn", "sincos", "none"] = "learn",
+        pos: Literal["learn", "random", "sincos", "none"] = "learn",
         drop_path_rate: float = 0.0,
         proj_drop: float = 0.0,
         layer_scale: float | None = None,
@@ -75,11 +76,12 @@ class VisionTransformer(Classifier):
         pool_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
-        check_names(stem=(stem, tuple(STEMS)), pos=(pos, ("learn", "sincos", "none")))
+        check_names(stem=(stem, tuple(STEMS)), pos=(pos, ("learn", "random", "sincos", "none")))
         self.in_chans, self.patch_size = in_chans, patch_size
         self.patch_embed = STEMS[stem](patch_size, in_chans, embed_dim)
         height, width = to_2tuple(img_size)
         self.grid_size: Grid = (-(-height // patch_size), -(-width // patch_size))
+        self.pos = pos
         self._add_positions(pos)
         self.add_encoder(
             depth,
@@ -101,10 +103,24 @@ class VisionTransformer(Classifier):
             codes = sincos_positions(self.grid_size, self.embed_dim, self.num_prefix_tokens)
             self.register_buffer("pos_embed", codes, persistent=False)
             return
-        length = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, length, self.embed_dim)) if pos == "learn" else None
-        if pos == "learn":
+        length, learned = self.num_prefix_tokens + self.grid_size[0] * self.grid_size[1], pos in ("learn", "random")
+        self.pos_embed = nn.Parameter(torch.zeros(1, length, self.embed_dim)) if learned else None
+        if learned:
             remember_grid(self, self.grid_size)
+
+    def init_positions(self, pos_embed: nn.Parameter) -> None:
+        """Initialize learned positions by sine and cosine codes, unless they are "random" or C is no multiple of 4.
+
+        The root mean square of the codes is 0.7, that of the tokens of a stem about 3. Random codes of standard
+        deviation 0.02, as in other vision transformers, would be lost among these: a model would have to learn where a
+        token is before it could use it.
+        """
+        super().init_positions(pos_embed)
+        if self.pos == "random" or self.embed_dim % 4 or pos_embed.is_meta:
+            return
+        codes = sincos_positions(self.grid_size, self.embed_dim)
+        with torch.no_grad():
+            pos_embed[:, self.num_prefix_tokens :] = codes
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify.

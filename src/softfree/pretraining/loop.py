@@ -197,7 +197,7 @@ def _report_unreadable(failed: dict[int, ReadError]) -> None:
     if failed:
         console.print(f"{len(failed)} images cannot be read and are left out:", style="yellow")
         for error in list(failed.values())[:10]:
-            console.print(f"  {error}", highlight=False, markup=False)
+            console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
         if len(failed) > 10:
             console.print(f"  ... and {len(failed) - 10} more")
 

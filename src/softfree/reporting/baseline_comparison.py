@@ -18,7 +18,7 @@ from softfree.evaluation.report import Compared
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.values import Values
 from softfree.inference.run import Run
-from softfree.reporting.baselines import column_of, read_baselines
+from softfree.reporting.baselines import IMAGES, VARIABLES, column_of, read_baselines
 
 MAX_RESAMPLES = 500
 MAX_RESAMPLED = 35_000_000  # probabilities in all resamples together
@@ -48,6 +48,7 @@ class BaselineComparison:
             difference = asdict(row.comparison.differences[self.metric])
             plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in difference.items()}
             models[row.name] = metrics_to_json({self.metric: row.auroc})[self.metric] | {"model_minus_baseline": plain}
+            models[row.name] |= {"title": row.title} if not row.prefix else {}
         return {"models": models, "warnings": list(self.warnings), "notes": list(self.notes)}
 
 
@@ -76,20 +77,24 @@ def compare_with_baselines(
     main = main_metric(run.task)
     rows, warnings, notes = [], [], [f"{_capitalize(sentence)}." for sentence in baselines.missing]
     models: dict[int, _Resampled] = {}  # the run, by its number of samples
-    for name, regression in baselines.fitted.items():
+    others = {name: (regression.words, "Regression on ") for name, regression in baselines.fitted.items()}
+    if VARIABLES in others:
+        others[IMAGES] = ("this model without the clinical variables", "")
+    for name, (words, prefix) in others.items():
         pair = _scores(frame, scores, name, run)
         if pair is None:
-            notes.append(f"None on {regression.words} here: all samples are streamed.")
+            notes.append(f"None on {words} here: all samples are streamed.")
             continue
         baseline_scores, model_scores = pair
         if len(baseline_scores) < len(scores):
             coverage = f"{len(baseline_scores)} of {len(scores)} samples; the others are streamed"
-            notes.append(f"{_capitalize(regression.words)}: {coverage}.")
+            notes.append(f"{_capitalize(words)}: {coverage}.")
         model = models.setdefault(len(model_scores), _Resampled(model_scores, seed, num_bootstrap))
         baseline = _Resampled(baseline_scores, seed, num_bootstrap)
-        rows.append(Compared(regression.words, baseline.auroc, model.compare_with(baseline)))
+        words = words if prefix else _capitalize(words)
+        rows.append(Compared(words, baseline.auroc, model.compare_with(baseline), prefix))
         own = metrics[main] if model_scores is scores else model.auroc
-        if warning := _warning(name, regression.words, baseline.auroc, own, main):
+        if name != IMAGES and (warning := _warning(name, words, baseline.auroc, own, main)):
             warnings.append(warning)
     return BaselineComparison(tuple(rows), tuple(warnings), tuple(notes), main)
 
@@ -139,16 +144,17 @@ def _scores(
 
 
 def _warning(name: str, words: str, baseline: Metric, model: Metric, main: str) -> str | None:
+    conclusion = "the images add anything" if name == VARIABLES else "the model learned more"
     if main == "mae":
         if baseline.value > model.value:
             return None
         return (
             f"A regression on {words} has a mean absolute error of {number(baseline.value)}, no more than the model's"
-            f" {number(model.value)}: nothing shows that the model learned more."
+            f" {number(model.value)}: nothing shows that {conclusion}."
         )
     result = f"A regression on {words} reaches AUROC {number(baseline.value)}"
     if baseline.value >= model.value:
-        return f"{result}, no less than the model's {number(model.value)}: nothing shows that the model learned more."
+        return f"{result}, no less than the model's {number(model.value)}: nothing shows that {conclusion}."
     if name == "size" and baseline.value >= model.low:
         estimate = f"{number(model.value)} ({interval(model)})"
         return f"{result}, within the interval of the model's {estimate}: the model may have learned the size."

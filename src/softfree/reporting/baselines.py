@@ -1,7 +1,8 @@
-"""Baselines: regressions on the size of a sample, and on a small copy of it; logistic, or ridge for numbers.
+"""Baselines: regressions on the size of a sample, on a small copy of it, and on its clinical variables.
 
-A model that does not beat the second has not learned from fine detail, or fine detail does not help; one that hardly
-beats the first may have learned the size.
+They are logistic, or ridge regressions for numbers. A model that does not beat the second has not learned from fine
+detail, or fine detail does not help; one that hardly beats the first may have learned the size; and one that does not
+beat the third gains nothing from the images.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ from softfree_runtime.core.task import Task
 STRENGTHS = (1e-3, 1e-2, 1e-1)  # C of the regression; the best on validation is used
 MAX_CLASSES = 50
 """No baselines are fitted for more classes: it takes too long, with few samples per class."""
+VARIABLES = "variables"
+"""Name of the regression on clinical variables."""
+IMAGES = "images"
+"""Name of the model itself without its clinical variables, which is compared like a baseline."""
 _STEPS = 300
 _QUANTILES = np.linspace(0.1, 0.9, 9)
 _FLAT = 1e-9
@@ -81,7 +86,7 @@ class Baselines:
     """The baselines of a run.
 
     Attributes:
-        fitted: Regressions by name, ``size`` and ``copy``.
+        fitted: Regressions by name: ``size``, ``copy`` and ``variables``.
         missing: Why one is missing, one sentence each.
     """
 
@@ -125,7 +130,7 @@ def _from_arrays(name: str, words: str, arrays: Mapping[str, np.ndarray]) -> Reg
 
 
 def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], kind: str) -> Baselines:
-    """Fit both baselines on the reduced training samples; the regularization strength is chosen on validation.
+    """Fit the baselines on the reduced training samples; the regularization strength is chosen on validation.
 
     Args:
         splits: Rows of ``train`` and ``val``.
@@ -150,6 +155,9 @@ def fit_baselines(splits: Mapping[str, Table], reduced: Mapping[str, Reduced], k
         fitted["copy"] = _fit(f"{modality.small_copy}{subset}", task, copies["train"], copies["val"])
     else:
         missing.append(f"none on a small copy: {modality.plural} have none")
+    if reduced["train"].variables is not None:
+        known = {split: _with_targets(dict(enumerate(reduced[split].design())), splits[split]) for split in splits}
+        fitted[VARIABLES] = _fit("the clinical variables alone", task, known["train"], known["val"])
     return Baselines(fitted, tuple(missing))
 
 
@@ -186,6 +194,8 @@ class BaselinePredictions:
             probabilities["size"] = regression.probabilities(self.reduced.sizes, self._task)
         if "copy" in self._baselines.fitted:
             probabilities["copy"] = self._copies
+        if (regression := self._baselines.fitted.get(VARIABLES)) is not None:
+            probabilities[VARIABLES] = regression.probabilities(self.reduced.design(), self._task)
         columns = {
             column_of(name, class_name): values[:, k]
             for name, values in probabilities.items()

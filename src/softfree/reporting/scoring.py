@@ -24,12 +24,14 @@ from softfree.inference.predict import outputs
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
 from softfree.inference.unusual import Distances, TokenMeans, is_unusual
-from softfree.reporting.baselines import BaselinePredictions
+from softfree.reporting.baselines import IMAGES, BaselinePredictions, column_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities, values_of
 from softfree_runtime.core.scale import Scale
 from softfree_runtime.core.task import Task
+from softfree_runtime.preprocessing.case import variables_of
+from softfree_runtime.sources.sample_source import Case
 
 THRESHOLD = "threshold_"  # columns of predictions of a cross-validation: the threshold of each row
 _DERIVED = (
@@ -119,6 +121,7 @@ def _read(
     labels = labels or (None if label else options["labels"])
     all_test = {"val_fraction": 0.0, "test_fraction": 1.0}
     split: dict[str, Any] = {"known": run.directory.drawn_split()} if own else all_test
+    variables = variables_of(run.preprocessing)
     table = read_table(
         path,
         label=label or options["label"],
@@ -126,11 +129,12 @@ def _read(
         positive=None if labels else options["positive"],
         task="ordinal" if run.task.ordered else "regression" if run.task.numeric else None,
         classes=run.task.classes,
+        as_text=variables,
         image_root=image_root,
         seed=options["seed"],
         **split,
     )
-    return as_samples(table, MODALITIES[run.preprocessing.kind])
+    return as_samples(table, MODALITIES[run.preprocessing.kind], variables=variables)
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:
@@ -181,9 +185,28 @@ def predict_rows(
     frame[logit_columns(run.task)] = logits.values
     if baselines is not None:
         frame = pd.concat([frame, baselines.columns()], axis=1)
+        if variables_of(run.preprocessing):
+            frame = pd.concat([frame, _without_variables(run, table, options)], axis=1)
     if distances is not None:
         frame["distance"] = distances.columns(logits.failed)["distance"]
     return frame
+
+
+def _without_variables(run: Run, table: Table, options: InferenceOptions | None) -> pd.DataFrame:
+    """Return what the model predicts without clinical variables, as the columns of a baseline."""
+    sources = [replace(source, variables=()) if isinstance(source, Case) else source for source in table.sources]
+    dataset = SampleDataset(sources, None, run.preprocessing, frames=table.frames)
+    logits = infer(
+        run.model, dataset, len(run.task.outputs), options, description="Predicting without clinical variables"
+    ).values
+    if run.task.numeric and run.calibration.scale is not None:
+        found = values_of(logits, run.calibration.temperature, run.calibration.scale)
+    elif run.task.numeric:
+        target = run.config["target"]
+        found = logits * target["standard_deviation"] + target["mean"]
+    else:
+        found = probabilities(logits, run.task)
+    return pd.DataFrame(found, columns=[column_of(IMAGES, name) for name in run.task.classes])
 
 
 def logit_columns(task: Task) -> list[str]:

@@ -41,7 +41,7 @@ def print_training(run: Run, evaluation: Evaluation | None) -> None:
     """
     if evaluation is not None:
         _print_split(evaluation, f"{evaluation.split} split")
-    console.print(f"Report: {run.directory.report}", highlight=False)
+    console.print(f"Report: {run.directory.report}", highlight=False, soft_wrap=True)
     console.print(f"Predict: softfree predict {run.folder} FILES", highlight=False)
 
 
@@ -56,8 +56,8 @@ def print_study(run: Run, evaluation: Evaluation, test: Evaluation | None) -> No
     _print_split(evaluation, "cross-validation")
     if test is not None:
         _print_split(test, "fixed test rows, ensemble")
-        console.print(f"Report of the test rows: {test.report}", highlight=False)
-    console.print(f"Report: {evaluation.report}", highlight=False)
+        console.print(f"Report of the test rows: {test.report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {evaluation.report}", highlight=False, soft_wrap=True)
     console.print(f"Predict with the ensemble: softfree predict {run.folder} FILES", highlight=False)
 
 
@@ -81,12 +81,12 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.comparison is not None:
         console.print(evaluation.comparison.verdict, highlight=False)
     for row, reason in list(evaluation.failed.items())[:_MAX_ERRORS]:
-        console.print(f"row {row} left out: {reason}", highlight=False, markup=False)
+        console.print(f"row {row} left out: {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(evaluation.failed) > _MAX_ERRORS:
         console.print(
             f"and {len(evaluation.failed) - _MAX_ERRORS} more rows left out; see: softfree check", highlight=False
         )
-    console.print(f"Report: {evaluation.report}", highlight=False)
+    console.print(f"Report: {evaluation.report}", highlight=False, soft_wrap=True)
 
 
 def evaluation_to_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _print_baselines(baselines: BaselineComparison) -> None:
     for row in baselines.rows:
         assert row.comparison is not None
         difference = _with_interval(row.comparison.differences[baselines.metric])
-        text = f"Regression on {row.name}: {title} {_with_interval(row.auroc)}; model minus regression: {difference}"
+        text = f"{row.title}: {title} {_with_interval(row.auroc)}; model minus this: {difference}"
         console.print(text, highlight=False, soft_wrap=True)
     for sentence in baselines.warnings:
         console.print(sentence, style="yellow", highlight=False, soft_wrap=True)

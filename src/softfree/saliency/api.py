@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
@@ -26,9 +26,11 @@ from softfree.saliency.regions import Region, find_regions
 from softfree.saliency.samples import ENDINGS, Part, SampleOpener
 from softfree.saliency.samples.case import CaseSample
 from softfree.saliency.sanity_checks import rank_correlation
+from softfree.saliency.variables import variable_effects
 from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.core.task import refuse_numbers
+from softfree_runtime.preprocessing.case import variables_of
 from softfree_runtime.sources.sample_source import SampleSource, name_of
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Explained:
         images: Its images, one unless it is a case.
         case: Whether it is a case.
         left_out: Why some images of a case have none; None if all have.
+        variables: Of a case with clinical variables, what each changes in the log odds of the class.
         error: Why there are none.
     """
 
@@ -80,6 +83,7 @@ class Explained:
     images: tuple[ExplainedImage, ...] = ()
     case: bool = False
     left_out: ReadError | None = None
+    variables: dict[str, float] = field(default_factory=dict)
     error: ReadError | None = None
 
     @property
@@ -111,6 +115,7 @@ class Explained:
                 {"path": image.path, "view": image.view, "sum": image.total, "regions": image.listed_regions()}
                 for image in self.images
             ]
+            row |= {"variables": self.variables} if self.variables else {}
         else:
             row["regions"] = self.images[0].listed_regions()
         for second in self.maps[1:]:
@@ -163,7 +168,13 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         raise unknown_name("class", options.target, run.task.classes)
     model = classifier((run.members or (run,))[0].model)
     opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
-    sources = find_inputs(inputs, options.frame, run.preprocessing.kind, image_root=options.image_root)
+    sources = find_inputs(
+        inputs,
+        options.frame,
+        run.preprocessing.kind,
+        image_root=options.image_root,
+        variables=variables_of(run.preprocessing),
+    )
     adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     return [
@@ -192,7 +203,8 @@ def _explain_one(
                 name, maps, (_write_part(Part(name, "", sample, maps, opener.forms), options, words, taken),)
             )
         images = tuple(_write_part(part, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps))
-        return Explained(name, maps, images, case=True, left_out=sample.left_out)
+        effects = variable_effects(run, adaptive, sample.tensor, maps[0].target)
+        return Explained(name, maps, images, case=True, left_out=sample.left_out, variables=effects)
     except ReadError as error:
         return Explained(name, error=error.of(name_of(source)))
     except torch.OutOfMemoryError:

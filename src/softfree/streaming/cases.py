@@ -21,7 +21,7 @@ class CaseTokens:
     """A :class:`~softfree.streaming.token_sources.TokenSource` of a case; padding is left out.
 
     Args:
-        model: Provides tokenizers and the codes of views and times.
+        model: Provides tokenizers and the codes of views, times and clinical variables.
         case: (R, F + 3), as the model takes it: a tensor or array.
         chunk: Approximate number of tokens per chunk; an image has at least one chunk.
 
@@ -43,7 +43,7 @@ class CaseTokens:
         self.chunks = [(image, own) for image, source in enumerate(self.sources) for own in range(len(source.sizes))]
         self.sizes = [self.sources[image].sizes[own] for image, own in self.chunks]
         of_tokenizers = [parameter for source in self.sources for parameter in source.parameters]
-        self.parameters: list[nn.Parameter] = list(dict.fromkeys([*of_tokenizers, *model.case_embed.parameters()]))
+        self.parameters: list[nn.Parameter] = list(dict.fromkeys([*of_tokenizers, *_embeddings(model)]))
 
     def tokens(self, chunk: int) -> Tensor:
         """Compute the tokens (1, n, C) of a chunk, which lie in one image; differentiable in the parameters."""
@@ -51,6 +51,11 @@ class CaseTokens:
         tokens, like = self.sources[image].tokens(own), self.model.case_embed.view.weight
         codes = self.model.codes(self.rows[image : image + 1].to(like.device, like.dtype))  # (1, C)
         return tokens + codes.unsqueeze(1).to(tokens.dtype)
+
+
+def _embeddings(model: CaseTransformer) -> list[nn.Parameter]:
+    of_variables = [] if model.variable_embed is None else [*model.variable_embed.parameters()]
+    return [*model.case_embed.parameters(), *of_variables]
 
 
 def _source(model: CaseTransformer, row: Tensor, chunk: int) -> TokenSource:

@@ -21,6 +21,9 @@ class StudyTableOptions:
             default: classes without an order, or findings.
         classes_in_order: All classes of an ordinal task from the lowest to the highest, e.g. '[none, mild, severe]';
             default: whole numbers by their value.
+        variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
+            or categories; an empty cell is unknown.
+        categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         num_workers: Number of processes that read images.
         progress: Show progress bars.
@@ -31,6 +34,8 @@ class StudyTableOptions:
     positive: str | None = None
     task: Target | None = None
     classes_in_order: list[str] | None = None
+    variables: list[str] | None = None
+    categorical: list[str] | None = None
     image_root: Path | None = None
     num_workers: int = 0
     progress: bool = True

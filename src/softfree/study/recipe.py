@@ -59,7 +59,8 @@ def read_whole_table(path: Path, options: HasTable) -> Table:
         test_fraction=1.0,
         strict_patients=not options.ignore_split,
     )
-    return join_cases(table) if CASE in table.frame else table
+    variables = label_options(options)["variables"] or ()
+    return join_cases(table, variables) if CASE in table.frame or variables else table
 
 
 def refuse_other_content(out: Path, settings: str) -> None:

@@ -14,9 +14,11 @@ from softfree.core.environment import versions
 from softfree.core.options import TrainOptions
 from softfree.data.labels import label_options
 from softfree.data.modalities.base import Preprocessing
+from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_to_config
 from softfree.data.samples import as_samples, training_modality
 from softfree.data.table import Table, read_table
+from softfree.data.variables import scales
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
@@ -44,7 +46,11 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("warmup_fraction",), lambda value: 0 <= value < 1, "a fraction of the steps, from 0 to below 1"),
     (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
     (("coverage",), lambda value: 0.5 <= value < 1, "a share of at least 0.5 and below 1, such as 0.9"),
-    (("label_smoothing", "drop_path", "view_dropout"), lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    (
+        ("label_smoothing", "drop_path", "view_dropout", "variable_dropout"),
+        lambda value: 0 <= value < 1,
+        "a number from 0 to below 1",
+    ),
     (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
 )
 
@@ -108,10 +114,11 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     )
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
-    modality = training_modality(table, modality_of(options), options.views)
+    variables = options.variables or []
+    modality = training_modality(table, modality_of(options), variables, options.views)
     if modality.name == "case":
         refuse_for_cases(options)
-    table = as_samples(table, modality)
+    table = as_samples(table, modality, variables=variables)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")
@@ -153,6 +160,9 @@ def configuration(
         "attention_options": options.attention_options,
         **options.model_options,
     }
+    if isinstance(preprocessing, CasePreprocessing) and preprocessing.variables:
+        training = table.where("train").sources or table.sources  # a plan has no splits yet
+        model["case"] = model["case"] | {"variables": scales(preprocessing.clinical_variables, training)}
     model = supported_arguments(model)
     return {
         "notice": notice,

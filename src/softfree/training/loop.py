@@ -292,7 +292,7 @@ def _report_unreadable(samples: TrainingSamples) -> None:
         if errors:
             console.print(f"{len(errors)} {words}:", style="yellow")
         for row, error in list(errors.items())[:10]:
-            console.print(f"  row {row}: {error}", highlight=False, markup=False)
+            console.print(f"  row {row}: {error}", highlight=False, markup=False, soft_wrap=True)
         if len(errors) > 10:
             console.print("  ... softfree check lists all of them")
 

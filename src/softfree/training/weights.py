@@ -69,7 +69,7 @@ def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str,
 def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
     """Refuse published weights with rotary position embeddings, which this attention does not have."""
     is_run = RunDirectory(str(options.weights)).is_run()
-    if not is_run and "pos_embed" not in names and options.model_options.get("pos", "learn") == "learn":
+    if not is_run and "pos_embed" not in names and options.model_options.get("pos", "learn") in ("learn", "random"):
         raise UserError(
             f"--weights {options.weights} has no learned positions, like models with rotary positions (DINOv3);"
             " choose weights with pos_embed, or train without positions: --model-options '{pos: none}'"

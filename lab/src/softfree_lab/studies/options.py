@@ -139,6 +139,78 @@ class ViewsOptions:
 
 
 @dataclass(kw_only=True)
+class VariablesOptions:
+    """Study of clinical variables.
+
+    Attributes:
+        seeds: Seeds of the patients and of the training.
+        n_train: Number of training cases.
+        n_val: Number of validation cases.
+        n_test: Number of test cases.
+        size: Side of the images, in pixels.
+        model: A model of images.
+        model_options: Further arguments of the model.
+        epochs: Number of passes over the training cases.
+        batch_size: Cases per batch.
+        lr: Peak learning rate.
+        work: Folder for the images and runs.
+        out: CSV file to write, with its tables and the machine next to it.
+        progress: Show progress bars.
+    """
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    n_train: int = 800
+    n_val: int = 200
+    n_test: int = 400
+    size: int = 32
+    model: str = "seqnorm_vit_nano_patch8"
+    model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 2})
+    epochs: int = 20
+    batch_size: int = 16
+    lr: float = 1e-3
+    work: Path = Path("variables")
+    out: Path = Path("variables.csv")
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
+class PositionsOptions:
+    """Study of positions.
+
+    Attributes:
+        pos: What positions start from: 'random' or 'learn' (sines and cosines), both learned, fixed 'sincos', 'none'.
+        seeds: Seeds of the images and of the training.
+        n_train: Number of training images.
+        n_val: Number of validation images.
+        n_test: Number of test images.
+        size: Side of the images, in pixels.
+        model: A model of images.
+        model_options: Further arguments of the model.
+        epochs: Number of passes over the training images.
+        batch_size: Images per batch.
+        lr: Peak learning rate.
+        work: Folder for the images and runs.
+        out: CSV file to write, with its tables and the machine next to it.
+        progress: Show progress bars.
+    """
+
+    pos: list[str] = field(default_factory=lambda: ["random", "learn", "sincos", "none"])
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    n_train: int = 400
+    n_val: int = 100
+    n_test: int = 200
+    size: int = 64
+    model: str = "seqnorm_vit_nano_patch8"
+    model_options: dict[str, Any] = field(default_factory=lambda: {"depth": 3})
+    epochs: int = 12
+    batch_size: int = 16
+    lr: float = 1e-3
+    work: Path = Path("positions")
+    out: Path = Path("positions.csv")
+    progress: bool = True
+
+
+@dataclass(kw_only=True)
 class ConvergenceOptions:
     """Convergence study.
 

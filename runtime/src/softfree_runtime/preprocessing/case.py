@@ -12,13 +12,15 @@ import numpy as np
 
 from softfree_runtime.core.errors import ReadError, listed
 from softfree_runtime.core.files import say
+from softfree_runtime.preprocessing import variables as clinical
 from softfree_runtime.preprocessing.modalities import Preprocessing, preprocessing_from_config
+from softfree_runtime.preprocessing.variables import Variable
 from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 PARTIAL = "partial"
 """Status of the error of a case of which some images can be read."""
 HEADER = 3
-"""Numbers after the pixels of an image: the numbers of its view, its time and the number of its tokenizer."""
+"""Numbers after the pixels of an image and the clinical variables: of its view, its time, and of its tokenizer."""
 VIEW, TIME, TOKENIZER = -3, -2, -1
 """Columns of these numbers. The last is 0 for the only tokenizer, and NaN in padding."""
 
@@ -33,6 +35,7 @@ class NumpyCasePreprocessing:
         views: Known views, numbered from 1; 0 stands for all others.
         time_scale: Longest time between two images of a training case, the unit of time of the model; None to ignore
             times.
+        variables: Fields of each :class:`~softfree_runtime.preprocessing.variables.Variable` of a case.
         others: The same for the images of each further tokenizer: ``image`` and ``shape``.
         tokenizer_of: Number of the tokenizer of each view; empty if there is only one, for images of any view.
     """
@@ -43,6 +46,7 @@ class NumpyCasePreprocessing:
     shape: list[int]
     views: list[str] = field(default_factory=list)
     time_scale: float | None = None
+    variables: list[dict[str, Any]] = field(default_factory=list)
     others: list[dict[str, Any]] = field(default_factory=list)
     tokenizer_of: dict[str, int] = field(default_factory=dict)
 
@@ -58,10 +62,20 @@ class NumpyCasePreprocessing:
         """The shape of a prepared image of each tokenizer, channels first."""
         return [tuple(self.shape), *(tuple(other["shape"]) for other in self.others)]
 
+    @cached_property
+    def clinical_variables(self) -> tuple[Variable, ...]:
+        """The clinical variables of a case."""
+        return tuple(Variable(**fields) for fields in self.variables)
+
     @property
-    def in_features(self) -> int:
+    def image_values(self) -> int:
         """Number of values of the largest prepared image."""
         return max(map(math.prod, self.shapes))
+
+    @property
+    def in_features(self) -> int:
+        """Number of values before those of :data:`HEADER`: those of the largest image, and the clinical variables."""
+        return self.image_values + len(self.variables)
 
     @property
     def row_width(self) -> int:
@@ -77,11 +91,11 @@ class NumpyCasePreprocessing:
             frame: Frame of a multi-frame file, if the source is no case.
 
         Returns:
-            float32 (R, F + 3): a row for each image, its pixels (C, H, W) flattened, with zeros up to those of the
-            largest, then as :data:`HEADER` says.
+            float32 (R, F + V + 3): a row for each image, its pixels (C, H, W) flattened, with zeros up to those of the
+            largest, then the clinical variables of the case, NaN where unknown, then as :data:`HEADER` says.
 
         Raises:
-            ReadError: None of the images can be read.
+            ReadError: None of the images can be read, or a variable is text instead of a number.
         """
         return self.load_readable(source, frame)[0]
 
@@ -98,12 +112,13 @@ class NumpyCasePreprocessing:
     def load_images(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, list[int], ReadError | None]:
         """Return :meth:`load_readable` and, between the two, the positions of the readable images in the case."""
         files = source.files if isinstance(source, Case) else [source]
+        variables = clinical.encode(self.clinical_variables, cells_of(source))
         times = relative_times(files, self.time_scale)
         rows: dict[int, np.ndarray] = {}
         errors = []
         for number, (file, time) in enumerate(zip(files, times, strict=True)):
             try:
-                rows[number] = self._row(file, frame, time)
+                rows[number] = self._row(file, frame, variables, time)
             except ReadError as error:
                 errors.append(error)
         left_out = left_out_of(errors, len(files), "images")
@@ -113,7 +128,7 @@ class NumpyCasePreprocessing:
         """Return the fields, for JSON."""
         return asdict(self)
 
-    def _row(self, file: Any, frame: int | None, time: float) -> np.ndarray:
+    def _row(self, file: Any, frame: int | None, variables: Sequence[float], time: float) -> np.ndarray:
         is_listed = isinstance(file, CaseFile)
         number = self.tokenizer(file)
         images, shape = self.images[number], self.shapes[number]
@@ -123,6 +138,7 @@ class NumpyCasePreprocessing:
             raise ReadError(f"prepared as {got} values; the images of a case need {expected}", "unsupported")
         row = np.zeros(self.row_width, np.float32)
         row[: pixels.size] = pixels.ravel()
+        row[self.image_values : self.in_features] = variables
         row[[VIEW, TIME, TOKENIZER]] = view_number(file, self.views), time, number
         return row
 
@@ -188,8 +204,31 @@ def case_ids(sources: Sequence[Any]) -> list[str]:
     return names if any(names) else []
 
 
-def note_unknown_views(preprocessing: Preprocessing, sources: Sequence[Any]) -> None:
-    """Say which views of cases a model does not know."""
+def cells_of(source: Any) -> dict[str, str]:
+    """Return the cells of the clinical variables of a source, by column."""
+    return dict(source.variables) if isinstance(source, Case) else {}
+
+
+def missing_variables(preprocessing: Preprocessing, sources: Sequence[Any]) -> list[str]:
+    """List the clinical variables that each source lacks, joined by ``; ``; an empty list for models without any."""
+    if not isinstance(preprocessing, NumpyCasePreprocessing) or not preprocessing.variables:
+        return []
+    known = preprocessing.clinical_variables
+    return ["; ".join(clinical.missing(known, cells_of(source))) for source in sources]
+
+
+def variables_of(preprocessing: Preprocessing) -> list[str]:
+    """Return the columns with the clinical variables of a model."""
+    is_case = isinstance(preprocessing, NumpyCasePreprocessing)
+    return [variable.name for variable in preprocessing.clinical_variables] if is_case else []
+
+
+def note_unknown(preprocessing: Preprocessing, sources: Sequence[Any]) -> None:
+    """Say which views and clinical variables of cases a model does not know."""
+    if isinstance(preprocessing, NumpyCasePreprocessing):
+        rows = [cells_of(source) for source in sources]
+        for column, sentences in clinical.notes(preprocessing.clinical_variables, rows).items():
+            say(f"column {column}", sentences)
     if not isinstance(preprocessing, ReadsInPart):
         return
     views = {file.view for source in sources if isinstance(source, Case) for file in source.files if file.view}

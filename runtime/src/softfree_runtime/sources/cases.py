@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from softfree_runtime.core.errors import UserError, shortened
 from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, files_of
@@ -34,7 +34,12 @@ def group_rows(path: object, cases: Sequence[str], names_of: Callable[[Collectio
 
 
 def make_case(
-    path: object, name: str, files: Sequence[CaseFile], rows: Sequence[int], names_of: Callable[[Collection[int]], str]
+    path: object,
+    name: str,
+    files: Sequence[CaseFile],
+    rows: Sequence[int],
+    names_of: Callable[[Collection[int]], str],
+    variables: Mapping[str, Sequence[str]] | None = None,
 ) -> Case:
     """Make a case of its images, ordered by view, time and path.
 
@@ -44,9 +49,10 @@ def make_case(
         files: Its images.
         rows: Their rows.
         names_of: Names the lines of rows, for messages.
+        variables: Cells of all its rows, by column; an empty cell has the value of the others.
 
     Raises:
-        UserError: Two images have the same view and time.
+        UserError: Two images have the same view and time, or rows differ in a variable.
     """
     seen: dict[tuple[str, float | None], int] = {}
     for file, row in zip(files, rows, strict=True):
@@ -57,7 +63,21 @@ def make_case(
                 f" views, or times in a column {TIME}, or leave the view empty"
             )
         seen[file.view, file.time] = row
-    return Case(tuple(sorted(files, key=_order)), name.strip())
+    own = tuple((column, _shared(path, column, cells, rows, names_of)) for column, cells in (variables or {}).items())
+    return Case(tuple(sorted(files, key=_order)), name.strip(), own)
+
+
+def _shared(
+    path: object, column: str, cells: Sequence[str], rows: Sequence[int], names_of: Callable[[Collection[int]], str]
+) -> str:
+    """Return the value that all rows of a case have in a column, apart from empty cells."""
+    values = sorted({cell.strip() for cell in cells} - {""})
+    if len(values) > 1:
+        raise UserError(
+            f"{path}: {names_of(rows[:5])} are of one case and differ in column {column!r}; a variable belongs to the"
+            " case: give it one value, or separate the cases"
+        )
+    return values[0] if values else ""
 
 
 def _order(file: CaseFile) -> tuple[object, ...]:

@@ -116,7 +116,13 @@ def as_image(array: np.ndarray) -> DecodedImage:
     return DecodedImage(pixels, low, high, None, steps, f"{array.dtype} array")
 
 
-def table_rows(path: Path, frame: int | None, kind: str, image_root: str | Path | None = None) -> list[NamedSource]:
+def table_rows(
+    path: Path,
+    frame: int | None,
+    kind: str,
+    image_root: str | Path | None = None,
+    variables: Sequence[str] = (),
+) -> list[NamedSource]:
     """Read a CSV table: name, source and frame of each row that is not empty.
 
     Args:
@@ -124,6 +130,7 @@ def table_rows(path: Path, frame: int | None, kind: str, image_root: str | Path 
         frame: Frame of multi-frame files if the table has no such column.
         kind: Kind of the samples; slides and bags have a resolution, and rows of bags and cases may be joined.
         image_root: Folder that the paths start from and must lie in; the table's by default.
+        variables: Columns with clinical variables; the table may lack them.
 
     Raises:
         UserError: The table is not valid; names the line.
@@ -131,12 +138,12 @@ def table_rows(path: Path, frame: int | None, kind: str, image_root: str | Path 
     content = read_bytes(path, "a CSV file")
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
         raise UserError(f"{path}: exported models take tables as CSV; save it as CSV")
-    table = check_text(path, content, COLUMNS)
+    table = check_text(path, content, (*COLUMNS, *variables))
     if "path" not in table.columns:
         raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     say(path, table.notes)
-    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, image_root)
+    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, image_root, variables)
 
 
 def rows_as_samples(
@@ -147,6 +154,7 @@ def rows_as_samples(
     frame: int | None,
     kind: str,
     image_root: str | Path | None,
+    variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
@@ -161,7 +169,9 @@ def rows_as_samples(
         # With a column frame, an empty cell is the first frame.
         row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
         samples.append((row["path"], sample_source(SourceFile(file, mpp)), row_frame))
-    return _rows_by_case(path, cells, rows, samples) if CASE in columns and MODALITIES[kind].joined else samples
+    if not MODALITIES[kind].joined or (CASE not in columns and not variables):
+        return samples
+    return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns])
 
 
 def _rows_by_case(
@@ -169,20 +179,23 @@ def _rows_by_case(
     cells: Mapping[int, Mapping[str, str]],
     rows: RowNamer,
     samples: Sequence[NamedSource],
+    variables: Sequence[str],
 ) -> list[NamedSource]:
-    """Join the rows of each case; the name is that of its files."""
+    """Join the rows of each case; the name is that of its files. Without a column of cases, each row is one."""
     numbers, texts = list(cells), list(cells.values())
 
     def names_of(positions: Collection[int]) -> str:
         return rows.name([numbers[position] for position in positions])
 
     joined: list[NamedSource] = []
-    for group in group_rows(path, [row[CASE] for row in texts], names_of):
+    own = [[number] for number in range(len(texts))]
+    for group in group_rows(path, [row[CASE] for row in texts], names_of) if CASE in texts[0] else own:
         files = [
             _case_file(samples[row], texts[row].get(VIEW, "").strip(), parse_time(texts[row].get(TIME)))
             for row in group
         ]
-        case = make_case(path, texts[group[0]][CASE], files, group, names_of)
+        values = {name: [texts[row].get(name, "") for row in group] for name in variables}
+        case = make_case(path, texts[group[0]].get(CASE, ""), files, group, names_of, values)
         joined.append((";".join(samples[row][0] for row in group), case, None))
     return joined
 

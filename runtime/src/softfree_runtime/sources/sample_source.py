@@ -47,10 +47,12 @@ class Case:
     Attributes:
         files: The images or slides.
         id: Name of the case in the table; empty if it has none.
+        variables: Columns with clinical variables, and their cells.
     """
 
     files: tuple[CaseFile, ...]
     id: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 SampleSource = str | SourceFile | Case

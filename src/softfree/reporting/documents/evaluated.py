@@ -46,8 +46,8 @@ class Evaluated:
         numeric = self.results["task"] == "regression"
         kind, title = ("Ridge", "mean absolute error") if numeric else ("Logistic", "AUROC")
         return [
-            f"{kind} regression on {name}, {self.name}: {title} {with_interval(model)}; model minus regression:"
-            f" {with_interval(model['model_minus_baseline'])}."
+            f"{model.get('title', f'{kind} regression on {name}')}, {self.name}: {title} {with_interval(model)};"
+            f" model minus this: {with_interval(model['model_minus_baseline'])}."
             for name, model in self.results.get("baselines", {}).get("models", {}).items()
         ]
 
