@@ -219,8 +219,9 @@ def missing_variables(preprocessing: Preprocessing, sources: Sequence[Any]) -> l
 
 def variables_of(preprocessing: Preprocessing) -> list[str]:
     """Return the columns with the clinical variables of a model."""
-    is_case = isinstance(preprocessing, NumpyCasePreprocessing)
-    return [variable.name for variable in preprocessing.clinical_variables] if is_case else []
+    if not isinstance(preprocessing, NumpyCasePreprocessing):
+        return []
+    return [variable.name for variable in preprocessing.clinical_variables]
 
 
 def note_unknown(preprocessing: Preprocessing, sources: Sequence[Any]) -> None:
