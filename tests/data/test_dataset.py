@@ -17,7 +17,7 @@ from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.image import ImageAugmentation, ImagePreprocessing
 from softfree.data.modalities.volume import VolumePreprocessing
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.sample_source import SourceFile
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 PREPROCESSING = ImagePreprocessing.create("radiograph", 32, "pad")
 
@@ -227,7 +227,7 @@ def test_a_cache_folder_notices_a_change_in_any_file_of_a_volume(tmp_path):
         write_series(tmp_path)
 
 
-def test_a_cache_folder_knows_resolution_and_group(tmp_path):
+def test_a_cache_folder_knows_resolution_and_case(tmp_path):
     paths = [tmp_path / "a.h5", tmp_path / "b.h5"]
     for path in paths:
         write_features(path, np.ones((2, 6), np.float32), np.ones((2, 2)), {})
@@ -236,8 +236,8 @@ def test_a_cache_folder_knows_resolution_and_group(tmp_path):
         a,
         SourceFile(a, 0.5),
         SourceFile(a, 0.25),
-        (SourceFile(a), SourceFile(b)),
-        (SourceFile(b), SourceFile(a)),
+        Case((CaseFile(a), CaseFile(b))),
+        Case((CaseFile(b), CaseFile(a))),
     ]
     where = tmp_path / "cache"
     for _ in range(2):  # the second time, every sample is cached

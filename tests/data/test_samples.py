@@ -1,4 +1,4 @@
-"""All rows of a patient become one bag."""
+"""The rows of a case of slides become one bag."""
 
 from pathlib import Path
 
@@ -6,24 +6,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.samples import group_by_patient, resolutions, with_resolution
+from softfree.data.modalities.registry import MODALITIES
+from softfree.data.samples import as_samples, resolutions, with_resolution
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.sources.sample_source import SourceFile
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 
 def table_of(folder: Path, rows: str, **options: float) -> Table:
-    (folder / "t.csv").write_text("path,label,patient_id,site,mpp\n" + rows)
+    (folder / "t.csv").write_text("path,label,case_id,site,mpp\n" + rows)
     return read_table(folder / "t.csv", strict_patients=False, **options)
 
 
-def test_rows_of_a_patient_become_one_bag(tmp_path: Path) -> None:
-    rows = "a.h5,x,p2,north,\nb.h5,y,p1,north,0.25\nc.h5,x,p2,south,0.5\nd.h5,y,,north,\n"
-    table = group_by_patient(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
+def join_bags(table: Table) -> Table:
+    return as_samples(table, MODALITIES["bag"])
+
+
+def test_rows_of_a_case_become_one_bag(tmp_path: Path) -> None:
+    rows = "a.h5,x,p2,north,\nb.h5,y,p1,north,0.25\nc.h5,x,p2,south,0.5\nd.h5,y,p3,north,\n"
+    table = join_bags(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
     assert table.frame["file"].tolist() == [
-        (SourceFile(f"{tmp_path}/a.h5"), SourceFile(f"{tmp_path}/c.h5", 0.5)),
-        SourceFile(f"{tmp_path}/b.h5", 0.25),
-        f"{tmp_path}/d.h5",
+        Case((CaseFile(f"{tmp_path}/a.h5"), CaseFile(f"{tmp_path}/c.h5", 0.5)), "p2"),
+        Case((CaseFile(f"{tmp_path}/b.h5", 0.25),), "p1"),
+        Case((CaseFile(f"{tmp_path}/d.h5"),), "p3"),
     ]
     assert table.targets.tolist() == [0, 1, 1]
     assert table.frame["row"].tolist() == [0, 1, 3]
@@ -43,15 +48,15 @@ def test_empty_cells_leave_the_resolution_to_the_file() -> None:
         resolutions(pd.Series(["0.5", "20x"]))
 
 
-def test_labels_of_a_patient_must_agree(tmp_path: Path) -> None:
+def test_labels_of_a_case_must_agree(tmp_path: Path) -> None:
     rows = "a.h5,x,secret-4711,n,\nb.h5,y,p1,n,\nc.h5,y,secret-4711,n,\n"
     with pytest.raises(UserError, match=r"rows 0, 2 of the table.*different labels") as caught:
-        group_by_patient(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
+        join_bags(table_of(tmp_path, rows, test_fraction=1, val_fraction=0))
     assert "4711" not in str(caught.value)
 
 
 def test_findings_with_unknown_cells_agree(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("path,u,v,patient_id\na.h5,1,,p\nb.h5,1,,p\nc.h5,0,1,q\nd.h5,1,0,r\n")
+    (tmp_path / "t.csv").write_text("path,u,v,case_id\na.h5,1,,p\nb.h5,1,,p\nc.h5,0,1,q\nd.h5,1,0,r\n")
     table = read_table(tmp_path / "t.csv", labels=["u", "v"], test_fraction=1, val_fraction=0)
-    grouped = group_by_patient(table)
+    grouped = join_bags(table)
     np.testing.assert_array_equal(grouped.targets, table.targets[[0, 2, 3]])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.samples import group_by_patient
+from softfree.data.samples import join_cases
 from softfree.data.split_file import read_split, write_split
 from softfree.data.table import read_table
 from softfree_runtime.core.errors import UserError
@@ -59,8 +59,10 @@ def test_the_file_names_nobody(first: Path, tmp_path: Path) -> None:
     )  # hashed with another table's digest
 
 
-def test_bags_of_patients_are_found_again(first: Path, tmp_path: Path) -> None:
-    known = kept(group_by_patient(read_table(first, seed=3)), tmp_path)
+def test_cases_are_found_again(first: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(first)
+    frame.assign(case_id=frame["patient_id"].fillna(frame["path"])).to_csv(first, index=False)
+    known = kept(join_cases(read_table(first, seed=3)), tmp_path)
     table = read_table(first, known=known)
     pd.testing.assert_series_equal(table.frame["split"], read_table(first, seed=3).frame["split"])
 

@@ -146,7 +146,7 @@ def test_slides_need_any_size(shared_data: Path, tmp_path: Path, write_run: Call
 
 @pytest.fixture
 def bag_run(tmp_path: Path) -> Run:
-    """Trained on patients of two slides, bags of tiles of two classes."""
+    """Trained on cases of two slides of two views, bags of tiles of two classes."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(24):
@@ -154,12 +154,13 @@ def bag_run(tmp_path: Path) -> Run:
         features = rng.normal(label, 1, (count, 8)).astype(np.float32)
         name = f"slide_{number:02}.h5"
         write_features(tmp_path / name, features, rng.random((count, 2)), {"encoder": "test", "mpp": 0.5, "side": 224})
-        rows.append((name, "ab"[label], f"p{number // 2}", ["train", "val", "test"][number // 4 % 3]))
+        view = ("biopsy", "resection")[number % 2]
+        rows.append((name, "ab"[label], f"p{number // 2}", view, ["train", "val", "test"][number // 4 % 3]))
     table = tmp_path / "table.csv"
-    pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(table, index=False)
+    pd.DataFrame(rows, columns=["path", "label", "case_id", "view", "split"]).to_csv(table, index=False)
     return train(
         TrainOptions(
-            table=table, out=tmp_path / "run", model="seqnorm_bag_nano", model_options=TINY, group=True, epochs=1,
+            table=table, out=tmp_path / "run", model="seqnorm_bag_nano", model_options=TINY, epochs=1,
             batch_size=4, progress=False, accelerator="cpu",
         )
     ).run  # fmt: skip
@@ -178,11 +179,10 @@ def test_bags(bag_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     tiles = [int(name.split()[3]) for name in done.parity.differences]
     assert tiles[1:3] == [-(-tiles[0] // 2), 1]
     about = Model(done.path).metadata
-    assert about.group
-    assert about.sample_shape == (None, 11)
+    assert about.sample_shape == (None, 13)
     rows = same_rows(bag_run, done.path, [tmp_path / "table.csv"])
-    assert len(rows) == 12  # patients
-    with pytest.raises(UserError, match=r"takes \(any, 11\)"):
+    assert len(rows) == 12  # cases
+    with pytest.raises(UserError, match=r"takes \(any, 13\)"):
         Model(done.path).logits(np.zeros((1, 4, 12), np.float32))
     narrow = export(bag_run.folder, ExportOptions(int8="static", margin=0.5, out=tmp_path / "i.onnx"))
     assert narrow.loss is not None

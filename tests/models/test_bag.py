@@ -15,6 +15,7 @@ from timm.optim import param_groups_layer_decay
 from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, collate_bags, list_models
 from softfree.models.bag import SLIDE_WAVES
+from softfree.models.case_embed import FREQUENCIES
 from softfree.models.pos_embed import sincos_codes
 from softfree.models.registry import BAG_MODELS
 from softfree_runtime.core.errors import UserError
@@ -48,6 +49,44 @@ def test_neither_padding_nor_neighbors_change_a_bag(attention: str, pool: str) -
     torch.testing.assert_close(model(collate_bags(bags)), alone, rtol=0, atol=1e-9)
     torch.testing.assert_close(model(collate_bags([bags[0], bag(200)]))[:1], alone[:1], rtol=0, atol=1e-9)
     assert not torch.allclose(alone[0], alone[1], rtol=1e-3)
+
+
+def case(tiles: int) -> torch.Tensor:
+    """Tiles of slides with a view of three, or an unknown one, and a time, or none."""
+    plain = bag(tiles)
+    view = torch.randint(0, 4, (tiles, 1)).double()
+    time = -torch.rand(tiles, 1, dtype=torch.float64)
+    time[::3] = math.nan
+    return torch.cat([plain[:, :16], view, time, plain[:, 16:]], dim=1)
+
+
+def test_views_and_times_of_slides_are_added_to_their_tiles() -> None:
+    model, tiles = make(views=3, timed=True), case(9)
+    embed = model.patch_embed
+    plain = (embed.proj(embed.norm(tiles[:, :16])) + sincos_codes(tiles[:, -3:], 24, SLIDE_WAVES)).detach()
+    for token, (view, time) in zip(plain, tiles[:, 16:18].tolist(), strict=True):
+        token += embed.case_embed.view.weight[0].detach()
+        if view:
+            token += embed.case_embed.view.weight[int(view)].detach()
+        if not math.isnan(time):
+            angles = [2 * math.pi * frequency * time for frequency in FREQUENCIES]
+            code = torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
+            token += embed.case_embed.time(code).detach()
+    torch.testing.assert_close(embed(tiles.unsqueeze(0))[0], plain)
+    both = model(collate_bags([tiles, case(40)]))
+    torch.testing.assert_close(both[:1], model(tiles.unsqueeze(0)), rtol=0, atol=1e-9)
+    assert "patch_embed.case_embed.view.weight" in model.no_weight_decay()
+    with pytest.raises(UserError, match=r"expected \(batch, tiles, 21\), 16 features, view and time of its slide, and"):
+        model(bag(4).unsqueeze(0))
+
+
+def test_a_view_that_training_did_not_meet_is_an_unknown_view() -> None:
+    torch.manual_seed(0)
+    model = BagTransformer(**SMALL, views=2).double()
+    known, unknown = case(5), case(5)
+    known[:, 16], unknown[:, 16] = 2, 0
+    unknown[:, [*range(16), *range(17, 21)]] = known[:, [*range(16), *range(17, 21)]]
+    assert torch.equal(model(known.unsqueeze(0)), model(unknown.unsqueeze(0)))
 
 
 def test_padding_is_free_in_single_precision() -> None:

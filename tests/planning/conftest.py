@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from softfree.models import create_model
+from softfree.planning import plan
 from softfree.planning.work import Work
 
 
@@ -16,16 +17,7 @@ def build() -> Callable[..., torch.nn.Module]:
 
     def make(work: Work, device: str = "cpu") -> torch.nn.Module:
         with torch.device(device):
-            model = create_model(
-                work.model,
-                img_size=work.size,
-                in_chans=work.channels,
-                num_classes=work.classes,
-                stem=work.stem,
-                pool=work.pool,
-                mlp_chunk=work.mlp_chunk,
-                depth=work.dimensions["depth"],
-            )
+            model: Any = plan.build(work)
         model.set_grad_checkpointing(work.grad_checkpointing)
         return model.to(torch.bfloat16) if work.pure else model
 
@@ -38,6 +30,6 @@ def pixels() -> Callable[..., Tensor]:
 
     def make(work: Work, device: str = "cpu") -> Tensor:
         dtype = torch.bfloat16 if work.pure else torch.float32
-        return torch.ones(work.batch_size, work.channels, work.size, work.size, device=device, dtype=dtype)
+        return torch.ones(work.batch_size, *plan.sample_shape(work), device=device, dtype=dtype)
 
     return make

@@ -72,6 +72,20 @@ def test_what_is_computed_again_is_not_kept(choice: dict[str, Any], autograd_kee
     assert kept_bytes(work) < kept_bytes(Work(model=work.model, size=256))
 
 
+@pytest.mark.parametrize("choice", [{}, {"precision": "bf16", "batch_size": 2}, {"mlp_chunk": 256}], ids=str)
+@pytest.mark.parametrize("images", [1, 3])
+def test_what_a_case_keeps(images: int, choice: dict[str, Any], autograd_keeps: Callable[[Work], int]) -> None:
+    work = Work(model="seqnorm_vit_nano_patch8", size=128, images=images, depth=2, **choice)
+    assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
+
+
+def test_the_stem_of_a_case_is_computed_again_image_by_image(autograd_keeps: Callable[[Work], int]) -> None:
+    work = Work(model="seqnorm_vit_nano_patch8", size=128, images=4, depth=2, grad_checkpointing=True)
+    assert kept_bytes(work) == pytest.approx(autograd_keeps(work), rel=0.04)
+    more = replace(work, images=8)
+    assert memory(more).temporaries < 2 * memory(work).temporaries
+
+
 @pytest.mark.parametrize("choice", [{}, {"grad_checkpointing": True}, {"inference": True}, {"device": "gpu"}], ids=str)
 @pytest.mark.parametrize("attention", sorted(ATTENTIONS))
 def test_larger_images_take_more(attention: str, choice: dict[str, Any]) -> None:

@@ -30,6 +30,11 @@ def test_parameters_of_a_head(pool: str, build: Callable[..., torch.nn.Module]) 
     assert count_parameters(work) == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_parameters_of_a_model_of_cases(build: Callable[..., torch.nn.Module]) -> None:
+    work = Work(model="seqnorm_vit_nano_patch8", size=64, images=3, depth=1)
+    assert count_parameters(work) == sum(parameter.numel() for parameter in build(work, "meta").parameters())
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -37,6 +42,7 @@ def test_parameters_of_a_head(pool: str, build: Callable[..., torch.nn.Module]) 
         ({"size": 0}, "size 0"),
         ({"batch_size": -1}, "batch_size -1"),
         ({"mlp_chunk": 0}, "mlp_chunk 0"),
+        ({"images": 0}, "images 0"),
         ({"stem": "stone"}, "stem 'stone'"),
         ({"pool": "max"}, "pool 'max'"),
         ({"precision": "8"}, "precision '8'"),

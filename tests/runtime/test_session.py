@@ -38,7 +38,7 @@ def test_metadata_come_back(make_model: Callable[..., Path], about: Callable[...
 
 def test_metadata_of_earlier_files(about: Callable[..., Metadata]) -> None:
     strings = about().to_strings()
-    del strings["precision"], strings["group"], strings["sets"], strings["unusual_rate"]
+    del strings["precision"], strings["sets"], strings["unusual_rate"]
     strings["preprocessing"] = json.dumps(about().preprocessing.to_dict())
     assert Metadata.from_strings(strings, "m.onnx") == about()
 
@@ -108,7 +108,6 @@ def test_a_distance_is_promised_and_given(make_model: Callable[..., Path], about
         ("size", '"32"', "metadata.size"),
         ("quantized", "int4", "metadata.quantized is 'int4'"),
         ("precision", "bfloat16", "metadata.precision is 'bfloat16'; expected fp32 or fp16"),
-        ("group", '"yes"', "metadata.group is 'yes'"),
         ("metrics", "[]", "metadata.metrics"),
         ("versions", '{"softfree": 1}', "metadata.versions"),
         ("preprocessing", "{}", "preprocessing.size is missing"),

@@ -12,6 +12,7 @@ from torch import Tensor
 from softfree.attention import ATTENTIONS
 from softfree.models import BagTransformer, SoftPyramid, VisionTransformer, VolumeTransformer
 from softfree.models.classifier import Classifier
+from softfree.models.registry import create_case_model
 from softfree.saliency.activations import attention_inputs, classify, encoder_input, run_blocks, run_blocks_with_grad
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.maps import explain_tensor
@@ -238,6 +239,34 @@ def test_a_window_of_several_tokens_shares_its_loss() -> None:
     with torch.no_grad():
         difference = LogOdds()(network(other), 1) - LogOdds()(network(without), 1)
     assert 2 * (result.values[0, 0] - result.values[1, 2]) == pytest.approx(float(difference), abs=1e-10)
+
+
+def test_windows_of_a_case_lie_within_its_images() -> None:
+    torch.manual_seed(0)
+    others = [{"kind": "volume", "shape": [1, 8, 16, 16], "patch_size": [4, 8, 8]}]
+    case = {"shape": [1, 16, 128], "views": 0, "others": others}
+    options = {"img_size": (16, 128), "in_chans": 1, "num_classes": 2, "depth": 1}
+    network = create_case_model("seqnorm_vit_nano_patch8", case, **options).double().eval()
+    sample = torch.randn(1, 3, 16 * 128 + 3, dtype=torch.float64)
+    sample[..., -3:] = 0
+    sample[0, 1, -1] = 1
+    result = explain_tensor(network, sample, "occlusion", target=1)
+    values = np.split(result.values, [32, 40])
+    first, last = values[0].reshape(2, 16), values[2].reshape(2, 16)
+    assert (first[:, ::2] == first[:, 1::2]).all()
+    assert len(np.unique(np.concatenate([first.ravel(), values[1], last.ravel()]))) == 16 + 8 + 16
+
+    def lost(image: int, pixels: Tensor, emptied: Tensor) -> float:
+        without = sample.clone()
+        without[0, image, : pixels.numel()] = emptied.flatten()
+        with torch.no_grad():
+            return float(LogOdds()(network(sample), 1) - LogOdds()(network(without), 1))
+
+    image, volume = sample[0, 2, : 16 * 128].view(16, 128), sample[0, 1, : 8 * 16 * 16].view(8, 16, 16)
+    one, other = image.clone(), volume.clone()
+    one[8:, 16:32], other[4:, :8, 8:] = image.mean(), volume.mean()
+    expected = lost(2, image, one) / 2 - lost(1, volume, other)
+    assert last[1, 2] - values[1].reshape(2, 2, 2)[1, 0, 1] == pytest.approx(expected, abs=1e-10)
 
 
 def test_windows_are_at_most_64_in_all() -> None:

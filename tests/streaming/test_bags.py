@@ -17,7 +17,7 @@ from softfree_runtime.core.errors import UserError
 GradientsOf = Callable[[nn.Module, Tensor], dict[str, Tensor]]
 
 
-def make(**options: str) -> BagTransformer:
+def make(**options: object) -> BagTransformer:
     model = BagTransformer(10, 4, embed_dim=24, depth=2, num_heads=3, **options).eval()  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,6 +44,18 @@ def test_as_in_memory(attention: str, pool: str, padding: int, gradients_of: Gra
         assert expected.keys() == found.keys()
         for name, grad in expected.items():
             torch.testing.assert_close(found[name], grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_bags_of_cases(gradients_of: GradientsOf) -> None:
+    model, bag = make(views=2, timed=True).double(), make_bag(40, 13).double()
+    of_slide = torch.stack([torch.arange(53) // 20, torch.where(torch.arange(53) < 20, torch.nan, -0.3)], dim=1)
+    bag = torch.cat([bag[:, :10], of_slide.double(), bag[:, 10:]], dim=1)
+    got, expected = streamed(model, bag, Streaming(chunk=7)), gradients_of(model, model(bag[None]))
+    torch.testing.assert_close(got, model(bag[None]), rtol=1e-9, atol=1e-10)
+    found = gradients_of(model, got)
+    assert expected.keys() == found.keys() >= {"patch_embed.case_embed.view.weight"}
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("pool", ["topk", "mean_topk"])

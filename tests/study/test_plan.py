@@ -11,6 +11,7 @@ import pytest
 
 from softfree.core.options import TrainOptions
 from softfree.data.folds import assign_folds
+from softfree.data.samples import join_cases
 from softfree.data.table import read_table
 from softfree.study import plan as planning
 from softfree.study.options import AutoOptions
@@ -88,3 +89,18 @@ def test_a_model_without_a_formula_has_no_planned_memory(small_table: Path) -> N
     images = read_table(small_table)
     assert _memory(TrainOptions(table=Path("table.csv"), model="soft_tiny"), images) is None
     assert (_memory(TrainOptions(table=Path("table.csv"), size=64), images) or 0) > 2**20
+
+
+def test_the_planned_memory_is_that_of_the_largest_case(small_table: Path) -> None:
+    frame = read_table(small_table).frame
+    options = TrainOptions(table=Path("table.csv"), size=64)
+    planned = []
+    for images in (1, 2, 4):
+        numbers = frame.groupby("label").cumcount()
+        names = frame["label"] + numbers.where(numbers < 4, numbers // images + 4).astype(str)
+        path = small_table.with_name(f"cases_{images}.csv")
+        frame[["path", "label"]].assign(case_id=names).to_csv(path, index=False)
+        planned.append(_memory(options, join_cases(read_table(path))))
+    assert planned[0] < planned[1] < planned[2]
+    step = planned[1] - planned[0]
+    assert planned[2] - planned[1] == pytest.approx(2 * step, rel=0.1)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from softfree.cli.main import main
+from softfree.core.options import StreamOptions
 from softfree.data.modalities.feature_files import write_features
 from softfree.inference.run import Run
 
@@ -48,7 +49,7 @@ def test_volumes(volumes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 @pytest.fixture
 def bags(tmp_path: Path) -> Path:
-    """Bags of tiles of two classes, two slides a patient, with sizes that differ."""
+    """Bags of tiles of two classes, two slides a patient, of two views, with sizes that differ."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(24):
@@ -58,29 +59,44 @@ def bags(tmp_path: Path) -> Path:
         path = tmp_path / f"slide_{number:02}.h5"
         write_features(path, features, rng.random((count, 2)), {"encoder": "test", "mpp": 0.5, "side": 224})
         split = ["train", "val", "test"][(number // 4) % 3]
-        rows.append((path.name, "ab"[label], f"p{number // 2}", split))
+        view = ("biopsy", "resection")[number % 2]
+        rows.append((path.name, "ab"[label], f"p{number // 2}", split, f"p{number // 2}", view, number))
     table = tmp_path / "table.csv"
-    pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(table, index=False)
+    columns = ["path", "label", "patient_id", "split", "case_id", "view", "time"]
+    pd.DataFrame(rows, columns=columns).to_csv(table, index=False)
     return table
 
 
-@pytest.mark.parametrize("group", ["false", "true"])
-def test_bags(bags: Path, tmp_path: Path, group: str) -> None:
+@pytest.mark.parametrize("joined", ["", "case_id", "case_id view time"])
+def test_bags(bags: Path, tmp_path: Path, joined: str, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    model = ["--model", "seqnorm_bag_nano", "--model-options", TINY, "--batch-size", "4", "--group", group]
+    frame = pd.read_csv(bags)
+    frame[["path", "label", "patient_id", "split", *joined.split()]].to_csv(bags, index=False)
+    model = ["--model", "seqnorm_bag_nano", "--model-options", TINY, "--batch-size", "4"]
     assert main(["train", str(bags), *model, *QUICK, "--out", str(out)]) == 0
     run = Run.load(out)
     predictions = pd.read_csv(out / "predictions.csv")
-    assert len(predictions) == (8 if group == "true" else 16)
+    assert len(predictions) == (8 if joined else 16)
     assert run.config["preprocessing"]["in_features"] == 8
     assert main(["evaluate", str(out)]) == 0
     rows = run.predict(bags)
     assert (rows["status"] == "ok").all()
-    assert len(rows) == (12 if group == "true" else 24)
-    if group == "true":
-        # Rows of the same patients, in the same bags: what training wrote comes out again.
-        again = run.predict(bags).set_index("path")["raw_b"]
-        assert np.isfinite(again).all()
+    assert len(rows) == (12 if joined else 24)
+    assert run.config["model"].get("views") == (2 if "view" in joined else None)
+    if not joined:
+        return
+    # The result depends neither on the order of the rows nor on the chunks.
+    pd.read_csv(bags).sample(frac=1, random_state=0).to_csv(tmp_path / "shuffled.csv", index=False)
+    streamed = run.predict(tmp_path / "shuffled.csv", stream=StreamOptions(stream="always", token_chunk=7))
+    again = streamed.set_index("case_id").loc[rows["case_id"], "raw_b"]
+    np.testing.assert_allclose(again, rows["raw_b"], rtol=1e-4)
+    # A slide that cannot be read is left out and named.
+    (tmp_path / "slide_00.h5").write_bytes(b"none")
+    capfd.readouterr()
+    assert main(["predict", str(out), str(bags), "--out", str(tmp_path / "p.csv")]) == 0
+    partly = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
+    assert partly["reason"][partly["case_id"] == "p0"].str.contains("1 of 2 files of the case cannot be read").all()
+    assert (partly["status"] == "ok").all()
 
 
 def test_slides(shared_data: Path, tmp_path: Path) -> None:

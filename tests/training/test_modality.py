@@ -60,7 +60,6 @@ def test_samples_of_unlike_shapes_come_one_by_one(options_for, changes: dict[str
         ({"window": [0.0, 1.0]}, "--window is for volumes"),
         ({"series": Path("rules.yaml")}, "--series is for volumes"),
         ({"tissue": False}, "_vit_nano_patch8 without --mpp); leave it out or choose another model"),
-        ({"group": True}, "--group is for bags of tiles"),
         ({"mpp": 8.0, "modality": "ct"}, "are slides (--model seqnorm_vit_nano_patch8 with --mpp 8)"),
         ({"mpp": 8.0, "size": 64}, "--size is for images"),
         ({"model": "seqnorm_vit3d_nano", "mpp": 8.0}, "--mpp is for slides, and the samples of this run are volumes"),
@@ -88,7 +87,7 @@ def test_options_of_another_kind_are_refused(changes: dict[str, Any], message: s
             "spacing": [1.0] * 3,
             "window": [0.0, 1.0],
         },
-        {"model": "seqnorm_bag_nano", "group": True},
+        {"model": "seqnorm_bag_nano"},
     ],
     ids=str,
 )

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
 from softfree.attention import SeqNormAttention
+from softfree.models import create_model
+from softfree.models.registry import create_case_model
 from softfree.training.loop import train
-from softfree.training.weights import imitate_softmax, is_softmax, options_for_weights
+from softfree.training.weights import imitate_softmax, is_softmax, load_weights, options_for_weights
 from softfree_runtime.core.errors import UserError
 
 SIZE = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
@@ -89,3 +93,47 @@ def test_weights_without_positions_are_refused(options_for: Any, published: Path
     with pytest.raises(UserError, match="rotary"):
         train(options)
     assert not options.out.exists()
+
+
+def test_softmax_weights_for_cases_are_converted(
+    options_for: Any, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_for(weights=str(published), preset="photo", epochs=1, lr=1e-12)
+    frame = pd.read_csv(options.table)
+    frame["case_id"] = [
+        f"{label} {split} {n // 2}" for n, (label, split) in enumerate(zip(frame["label"], frame["split"], strict=True))
+    ]
+    views = frame.groupby("case_id").cumcount().map({0: "first", 1: "second"}).fillna("third")
+    frame.assign(view=views).drop(columns="patient_id", errors="ignore").to_csv(
+        options.table.with_name("cases.csv"), index=False
+    )
+    (tmp_path / "views.yaml").write_text("first: {}\nsecond: {size: 16}\nthird: {}\n")
+    for changes in ({}, {"views": tmp_path / "views.yaml"}):
+        own = replace(
+            options, table=options.table.with_name("cases.csv"), out=tmp_path / f"run{len(changes)}", **changes
+        )
+        run = train(own).run
+        text = " ".join(capsys.readouterr().err.split())
+        match = re.search(r"on (\d+) training cases: .* differ by (\S+) standard .* layers\), (\S+) without", text)
+        assert match is not None
+        assert float(match[2]) < 0.9 * float(match[3])
+        kept = load_file(run.folder / "model.safetensors")
+        patches = load_file(published)["patch_embed.proj.weight"]
+        names = [name for name in kept if name.endswith("patch_embed.proj.weight")]
+        assert len(names) == 1 + len(changes)
+        assert all(torch.allclose(kept[name], patches) for name in names)
+
+
+def test_image_weights_are_inflated_for_cases_of_volumes(published: Path) -> None:
+    options = {"img_size": (8, 16, 16), "in_chans": 1, "num_classes": 2, "depth": 2, "embed_dim": 32, "num_heads": 2,
+               "stem": "patch"}  # fmt: skip
+    single = create_model("softmax_vit3d_nano", **options)
+    image = {"kind": "image", "shape": [3, 32, 32], "patch_size": 8}
+    joined = create_case_model("softmax_vit3d_nano", {"shape": (1, 8, 16, 16), "others": [image]}, **options)
+    for model in (single, joined):
+        load_weights(model, str(published))
+    torch.testing.assert_close(joined.patch_embed.proj.weight, single.patch_embed.proj.weight)
+    torch.testing.assert_close(joined.blocks[1].mlp.fc1.weight, load_file(published)["blocks.1.mlp.fc1.weight"])
+    stored = load_file(published)
+    torch.testing.assert_close(joined.tokenizers[0].patch_embed.proj.weight, stored["patch_embed.proj.weight"])
+    torch.testing.assert_close(joined.tokenizers[0].pos_embed, stored["pos_embed"][:, 1:])

@@ -31,7 +31,7 @@ FORMAT = "1"
 FIX = "export the run again"
 # Values in JSON, and values in plain text with their defaults.
 # Missing in files of earlier versions.
-_LATER = ("cuts", "group", "loss", "phantoms", "scale", "sets", "survival", "targets", "unusual_rate")
+_LATER = ("cuts", "loss", "phantoms", "scale", "sets", "survival", "targets", "unusual_rate")
 _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
@@ -55,7 +55,6 @@ class Metadata:
         metrics: Metrics on the test split: name to value, low, high, n.
         quantized: ``static`` or ``weights`` for integers, else empty.
         precision: ``fp32`` or ``fp16``, of weights that are not integers.
-        group: Whether all rows of a patient in a table are one sample, a bag.
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
         sets: Minimum probabilities of the classes in conformal sets; None in files of earlier versions.
         scale: Of a regression: from outputs to numbers; else None.
@@ -76,7 +75,6 @@ class Metadata:
     metrics: dict[str, Any] = field(default_factory=dict)
     quantized: Literal["", "static", "weights"] = ""
     precision: Literal["fp32", "fp16"] = "fp32"
-    group: bool = False
     loss: dict[str, Any] = field(default_factory=dict)
     phantoms: dict[str, Any] = field(default_factory=dict)
     sets: ConformalSets | None = None
@@ -102,7 +100,7 @@ class Metadata:
         """Shape of a prepared sample; None for an axis of any length."""
         preprocessing: Any = self.preprocessing
         if self.modality.sequence:
-            return (None, preprocessing.in_features + 3)
+            return (None, preprocessing.row_width)
         sides: tuple[int | None, ...] = (None, None) if self.size is None else self.size
         return (preprocessing.channels, *sides)
 
@@ -118,7 +116,6 @@ class Metadata:
             "size": self.size,
             "versions": self.versions,
             "metrics": self.metrics,
-            "group": self.group,
             "loss": self.loss,
             "phantoms": self.phantoms,
             "sets": None if self.sets is None else asdict(self.sets),

@@ -128,7 +128,7 @@ def phantoms(preprocessing: Any) -> Iterator[list[Any]]:
     if preprocessing.kind == "image":
         yield [_image(preprocessing, number) for number in range(len(SIDES))]
     elif preprocessing.kind == "case":  # of one image each, without a view
-        with phantoms(preprocessing.images) as sources:
+        with phantoms(preprocessing.images[0]) as sources:
             yield sources
     elif preprocessing.kind == "volume":
         yield [_volume(preprocessing, number) for number in range(len(SIDES))]

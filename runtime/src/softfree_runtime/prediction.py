@@ -68,7 +68,7 @@ def predict(
     metadata = opened.metadata
     kind = metadata.preprocessing.kind
     variables = variables_of(metadata.preprocessing)
-    in_table = partial(table_rows, kind=kind, group=metadata.group, image_root=image_root, variables=variables)
+    in_table = partial(table_rows, kind=kind, image_root=image_root, variables=variables)
     samples = find_inputs(sequence, frame, kind, in_table)
     sources = [source for _, source, _ in samples]
     note_unknown(metadata.preprocessing, sources)

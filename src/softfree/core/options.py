@@ -76,6 +76,8 @@ class ImageOptions:
         cache: Where preprocessed images are kept between epochs: 'memory', 'none', a folder, or 'auto' (memory if they
             fit in a quarter of it). A folder holds pixels of your images until you delete it.
         num_workers: Number of processes that read images.
+        views: YAML file with the settings of each view of a case, such as 'ct: {kind: volume, modality: ct}', where the
+            images of a case differ in kind, size or preset; default: all are of one kind and size.
     """
 
     preset: PresetName = "radiograph"
@@ -84,6 +86,7 @@ class ImageOptions:
     channels: Literal[1, 3] | None = None
     cache: str = "auto"
     num_workers: int = 0
+    views: Path | None = None
 
 
 @dataclass(kw_only=True)
@@ -115,12 +118,10 @@ class SlideOptions:
         mpp: Resolution at which whole slides are read, in micrometers per pixel; the patches of a slide are then the
             tokens. Default: samples are images.
         tissue: Read only the bounding box of the tissue.
-        group: Join all rows of a patient into one bag (models named ..._bag_..., tables made by softfree features).
     """
 
     mpp: float | None = None
     tissue: bool = True
-    group: bool = False
 
 
 @dataclass(kw_only=True)

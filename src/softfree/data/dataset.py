@@ -29,7 +29,7 @@ from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import parts_of
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import is_whole, replacing
-from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
+from softfree_runtime.preprocessing.case import ReadsInPart
 from softfree_runtime.readers.series_files import is_dicom
 from softfree_runtime.sources.sample_source import Case, SourceFile, files_of, name_of
 
@@ -65,7 +65,7 @@ class Prepare(Transform):  # MONAI caches only deterministic transforms
         A case of which only some images can be read has all three.
         """
         try:
-            if isinstance(self.preprocessing, NumpyCasePreprocessing):
+            if isinstance(self.preprocessing, ReadsInPart):
                 image, error = self.preprocessing.load_readable(item["source"], item["frame"])
                 prepared = {"image": torch.from_numpy(image), "size": [len(image)]}
                 return prepared if error is None else prepared | {"error": error}
@@ -327,7 +327,7 @@ def _stamps(files: Iterable[Path]) -> str:
 
 
 def _is_file(source: Any) -> bool:
-    return isinstance(source, str | SourceFile | tuple | Case)
+    return isinstance(source, str | SourceFile | Case)
 
 
 def _item_seed(seed: int, epoch: int, index: int) -> int:

@@ -1,4 +1,4 @@
-"""Samples from the rows of a table: joined with their resolution, by case, or by patient."""
+"""Samples from the rows of a table: joined with their resolution, or by case."""
 
 from __future__ import annotations
 
@@ -33,36 +33,34 @@ def parts_of(path: Path) -> list[Path]:
     return [path]
 
 
-def as_samples(table: Table, modality: Modality, *, group: bool = False, variables: Sequence[str] = ()) -> Table:
-    """Join rows with their resolution, of slides and bags, and the rows of each case, or the bags of each patient.
+def as_samples(table: Table, modality: Modality, *, variables: Sequence[str] = ()) -> Table:
+    """Join rows with their resolution, of slides and bags, and the rows of each case, of images, volumes and bags.
 
     Args:
         table: Its rows.
         modality: Kind of the samples.
-        group: Make one bag of all rows of a patient.
         variables: Columns with clinical variables of cases; the table may lack them.
 
     Raises:
-        UserError: ``group`` for samples that cannot be joined, or joined rows that disagree.
+        UserError: Joined rows that disagree.
     """
-    if modality.name == "case":
-        if group:
-            raise UserError(f"--group joins bags of tile features; rows with the same {CASE} are joined anyway")
-        return join_cases(table, variables)
-    if group and not modality.padded:
-        raise UserError(f"--group joins bags of tile features, not {modality.plural}; leave it out")
-    if not modality.has_resolution:
-        return table
-    return group_by_patient(table) if group else with_resolution(table)
+    if modality.name == "case" or (modality.padded and CASE in table.frame):
+        return join_cases(table, variables, has_resolution=modality.has_resolution)
+    return with_resolution(table) if modality.has_resolution else table
 
 
-def training_modality(table: Table, modality: Modality, variables: Sequence[str] = ()) -> Modality:
-    """Return the modality of a training: cases, if the table has a column ``case_id`` or there are clinical variables.
+def training_modality(
+    table: Table, modality: Modality, variables: Sequence[str] = (), views: Path | None = None
+) -> Modality:
+    """Return the modality of a training: cases, if images or volumes have a column ``case_id`` or clinical variables.
 
     Raises:
-        UserError: Cases of samples that cannot be joined, or variables of such samples.
+        UserError: Cases of samples that cannot be joined, variables of such samples, or settings of views (``--views``)
+            without cases.
     """
-    if CASE not in table.frame and not variables:
+    if views is not None and (CASE not in table.frame or modality.name == "bag"):
+        raise UserError(f"--views {views}: it is for images and volumes of cases, in tables with a column {CASE}")
+    if not variables and (CASE not in table.frame or modality.name == "bag"):
         return modality
     if variables and modality.name not in ("image", "volume"):
         raise UserError(
@@ -70,20 +68,21 @@ def training_modality(table: Table, modality: Modality, variables: Sequence[str]
             " them out"
         )
     if modality.name not in ("image", "volume"):
-        fix = "use --group to join the rows of a patient" if modality.name == "bag" else "use softfree features first"
         raise UserError(
-            f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; rename it, or {fix}"
+            f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; join the features of their"
+            " tiles (see softfree features), or rename the column"
         )
     return MODALITIES["case"]
 
 
-def join_cases(table: Table, variables: Sequence[str] = ()) -> Table:
+def join_cases(table: Table, variables: Sequence[str] = (), *, has_resolution: bool = False) -> Table:
     """Join the rows of each case into one sample; without a column ``case_id``, each row is a case.
 
     Args:
         table: The rows.
         variables: Columns with clinical variables; the table may lack them. An empty cell of a row has the value of
             the other rows of the case.
+        has_resolution: Use a column ``mpp``.
 
     Other columns keep their value if all rows of the case agree, else become empty; ``row`` is the first row.
 
@@ -95,16 +94,15 @@ def join_cases(table: Table, variables: Sequence[str] = ()) -> Table:
     ids = frame[CASE].fillna("").astype(str).tolist() if CASE in frame else [f"row {row}" for row in frame["row"]]
     views = frame[VIEW].fillna("").astype(str).str.strip().tolist() if VIEW in frame else [""] * len(frame)
     times = [parse_time(cell) for cell in frame[TIME]] if TIME in frame else [None] * len(frame)
-    files = [
-        CaseFile(path, None, number, view, time)
-        for path, number, view, time in zip(frame["file"], table.frames, views, times, strict=True)
-    ]
+    mpp = resolutions(frame["mpp"]) if has_resolution and "mpp" in frame else [None] * len(frame)
+    columns = zip(frame["file"], mpp, table.frames, views, times, strict=True)
+    files = [CaseFile(*values) for values in columns]
 
     def names_of(positions: Collection[int]) -> str:
         return _rows_in_words(frame, np.array(list(positions)))
 
     groups = [np.array(group) for group in group_rows("the table", ids, names_of)]
-    joined = _joined(table, groups, "case")
+    joined = _joined(table, groups)
     names = ids if CASE in frame else [""] * len(frame)
     cells = {name: frame[name].fillna("").astype(str).tolist() for name in variables if name in frame}
     cases: list[Any] = [
@@ -147,7 +145,7 @@ def with_resolution(table: Table) -> Table:
     if "mpp" not in table.frame:
         return table
     pairs = zip(table.frame["file"], resolutions(table.frame["mpp"]), strict=True)
-    sources: list[Any] = [sample_source([SourceFile(*pair)]) for pair in pairs]
+    sources: list[Any] = [sample_source(SourceFile(*pair)) for pair in pairs]
     return replace(table, frame=table.frame.assign(file=sources))
 
 
@@ -156,29 +154,12 @@ def resolutions(column: pd.Series) -> list[float | None]:
     return [resolution(cell) for cell in column.astype(object).where(column.notna(), None)]
 
 
-def group_by_patient(table: Table) -> Table:
-    """Join all rows of a patient into one sample of several files.
-
-    Other columns keep their value if all rows of the patient agree, else become empty; ``row`` is the first row.
-
-    Raises:
-        UserError: Rows of one patient have different labels or splits; names the rows of the table.
-    """
-    table = with_resolution(table)
-    patients = pd.factorize(table.frame["patient"])[0]  # numbered in order of appearance
-    groups = np.split(np.argsort(patients, kind="stable"), np.bincount(patients).cumsum()[:-1])
-    joined = _joined(table, groups, "patient")
-    files = [files_of(source) for source in table.frame["file"]]
-    sources: list[Any] = [sample_source([file for row in group for file in files[row]]) for group in groups]
-    return replace(joined, frame=joined.frame.assign(file=sources))
-
-
-def _joined(table: Table, groups: Sequence[np.ndarray], unit: str) -> Table:
+def _joined(table: Table, groups: Sequence[np.ndarray]) -> Table:
     """Keep the first row of each group of rows, and of the other columns what its rows agree about."""
     frame = table.frame
     first = np.array([group[0] for group in groups])
     for group in groups:
-        _refuse_disagreement(frame, table.targets, group, unit)
+        _refuse_disagreement(frame, table.targets, group)
     joined = frame.iloc[first].reset_index(drop=True)
     numbers = np.empty(len(frame), np.int64)
     for number, group in enumerate(groups):
@@ -190,7 +171,7 @@ def _joined(table: Table, groups: Sequence[np.ndarray], unit: str) -> Table:
     return replace(table, frame=joined, targets=table.targets[first], keys=keys)
 
 
-def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray, unit: str) -> None:
+def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.ndarray) -> None:
     same = all(np.array_equal(targets[group[0]], targets[row], equal_nan=targets.dtype.kind == "f") for row in group)
     difference = None if same else "labels"
     if frame["split"].iloc[group].nunique() > 1:
@@ -198,10 +179,9 @@ def _refuse_disagreement(frame: pd.DataFrame, targets: np.ndarray, group: np.nda
     if frame["patient"].iloc[group].nunique() > 1:
         difference = "patients"
     if difference is not None:
-        fix = "do without --group" if unit == "patient" else f"separate cases in {CASE}"
         raise UserError(
-            f"{_rows_in_words(frame, group)} (counted from 0) are of one {unit} and have different {difference};"
-            f" give them one, or {fix}"
+            f"{_rows_in_words(frame, group)} (counted from 0) are of one case and have different {difference};"
+            f" give them one, or separate cases in {CASE}"
         )
 
 

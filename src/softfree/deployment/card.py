@@ -40,7 +40,6 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         card_in_text(run),
         versions,
         metrics,
-        group=run.groups_by_patient,
         sets=run.calibration.sets,
         scale=run.calibration.scale,
         survival=run.calibration.survival,
@@ -70,9 +69,13 @@ def runtime_preprocessing(preprocessing: Preprocessing) -> RuntimePreprocessing:
     if isinstance(preprocessing, ImagePreprocessing):
         return numpy_image_preprocessing(preprocessing)
     if isinstance(preprocessing, CasePreprocessing):
-        images = runtime_preprocessing(preprocessing.images)
-        fields = preprocessing.to_dict() | {"image": {"kind": images.kind} | images.to_dict()}
-        del fields["view_dropout"], fields["variable_dropout"]  # of training
+        first, *others = [
+            {"image": {"kind": images.kind} | images.to_dict()}
+            for images in map(runtime_preprocessing, preprocessing.images)
+        ]
+        fields = preprocessing.to_dict() | first
+        del fields["view_dropout"], fields["variable_dropout"], fields["tokenizers"]  # of training
+        fields["others"] = [old | new for old, new in zip(preprocessing.others, others, strict=True)]
         return NumpyCasePreprocessing(**fields)
     return preprocessing_from_config(preprocessing_to_config(preprocessing))
 

@@ -26,7 +26,6 @@ from softfree.models.case import CaseTransformer
 from softfree.models.token_mean import token_mean
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
-from softfree_runtime.preprocessing.case import HEADER
 
 # The first opset with an attention operator, so that softmax models also get a fused kernel.
 OPSET = 23
@@ -142,10 +141,8 @@ def make_volume_graph(
     return _clean(proto, tuple(shape), ("batch",))
 
 
-def make_case_graph(
-    model: nn.Module, shape: Sequence[int], images: int, distributions: Sequence[TrainingDistribution] = ()
-) -> Graph:
-    """Export a classifier of cases for any number of images of one ``shape``; it is fastest at about ``images``.
+def make_case_graph(model: nn.Module, images: int, distributions: Sequence[TrainingDistribution] = ()) -> Graph:
+    """Export a classifier of cases for any number of images; it is fastest at about ``images``.
 
     Raises:
         UserError: A model that cannot be exported.
@@ -157,10 +154,8 @@ def make_case_graph(
             f"a {type(first).__name__} with landmarks exports for a fixed number of images only, but cases differ; "
             "train one with another attention, such as seqnorm"
         )
-    patch: Any = first.patch_size
-    sides = [patch, patch] if isinstance(patch, int) else patch
-    tokens = math.prod(-(-side // patch) for side, patch in zip(shape[1:], sides, strict=True))
-    example = torch.zeros(2, 3, math.prod(shape) + model.num_variables + HEADER)
+    example = torch.zeros(2, 3, first.row_width)
+    tokens = sum(math.prod(first.grid_of(number)) for number in range(len(first.image_shapes)))
     module = WithDistance(model, distributions) if distributions else model
     with tuned_for(model, images * tokens):
         proto = _export_or_raise(model, module, example, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}, "images")
@@ -178,7 +173,7 @@ def make_bag_graph(model: BagTransformer, tiles: int, distributions: Sequence[Tr
             f"a {type(model).__name__} with landmarks exports for a fixed number of tiles only, but bags differ; "
             "train one with another attention, such as seqnorm"
         )
-    example = torch.zeros(2, 300, model.in_features + 3)
+    example = torch.zeros(2, 300, model.row_width)
     module: nn.Module = UnpaddedBags(model)
     module = WithDistance(model, distributions, module) if distributions else module
     with tuned_for(model, model.num_prefix_tokens + tiles):

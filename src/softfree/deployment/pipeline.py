@@ -129,7 +129,7 @@ def _graph(run: Run, samples: Sequence[Sample]) -> Graph:
     arguments = preprocessing.model_arguments()
     if "case" in arguments:
         images = len(samples[0].load(preprocessing))
-        return make_case_graph(model, arguments["case"]["shape"], images, run.distributions)
+        return make_case_graph(model, images, run.distributions)
     if run.preprocessing.kind == "volume":
         return make_volume_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)
     return make_graph(model, arguments["in_chans"], arguments["img_size"], run.distributions)

@@ -83,7 +83,7 @@ def find_samples(run: Run, path: Path | None, split: Split, moved: Path | None =
         if not path.exists():
             raise UserError(f"{path}: no such file or folder; pass samples, a folder or a table")
         columns = variables_of(run.preprocessing)
-        found = find_inputs([path], None, run.preprocessing.kind, run.groups_by_patient, variables=columns)
+        found = find_inputs([path], None, run.preprocessing.kind, variables=columns)
         return [Sample(source, frame) for _, source, frame in found]
     return sources_of(rows_of_run(run, split, moved))
 

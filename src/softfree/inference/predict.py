@@ -43,9 +43,8 @@ def predict(
 ) -> pd.DataFrame:
     """See :meth:`softfree.inference.run.Run.predict`."""
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
-    group = run.groups_by_patient
     variables = variables_of(run.preprocessing)
-    found = find_inputs(sequence, frame, run.preprocessing.kind, group, image_root, variables)
+    found = find_inputs(sequence, frame, run.preprocessing.kind, image_root, variables)
     names, sources, frames = zip(*found, strict=True)
     note_unknown(run.preprocessing, sources)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
@@ -137,7 +136,6 @@ def find_inputs(
     inputs: Sequence[Input],
     frame: int | None,
     kind: str = "image",
-    group: bool = False,
     image_root: str | Path | None = None,
     variables: Sequence[str] = (),
 ) -> list[NamedSource]:
@@ -147,11 +145,10 @@ def find_inputs(
         inputs: Files, folders, tables and arrays.
         frame: Frame of multi-frame files.
         kind: Modality of the samples.
-        group: Join all rows of a patient.
         image_root: Folder that the paths in tables start from and must stay in; default: each table's folder.
         variables: Columns with clinical variables; tables may lack them.
     """
-    rows = partial(table_rows, kind=kind, group=group, image_root=image_root, variables=variables)
+    rows = partial(table_rows, kind=kind, image_root=image_root, variables=variables)
     return runtime_inputs.find_inputs(inputs, frame, kind, rows)
 
 
@@ -159,13 +156,12 @@ def table_rows(
     path: Path,
     frame: int | None,
     kind: str,
-    group: bool = False,
     image_root: str | Path | None = None,
     variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """Return name, source and frame of each row of a CSV or Parquet table; arguments as for :func:`find_inputs`."""
     if not read_bytes(path).startswith(b"PAR1"):
-        return runtime_inputs.table_rows(path, frame, kind, group, image_root, variables)
+        return runtime_inputs.table_rows(path, frame, kind, image_root, variables)
     known = (*runtime_inputs.COLUMNS, *variables)
     source = read_table_file(path, known)
     table = source.frame[[name for name in known if name in source.frame]]
@@ -173,7 +169,7 @@ def table_rows(
         raise no_column(path, "path", list(source.frame.columns), "expected one with the files, relative to the table")
     cells: Any = table.astype(object).where(table.notna(), "").to_dict("index")
     columns = [str(name) for name in table.columns]
-    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, group, image_root, variables)
+    return runtime_inputs.rows_as_samples(path, cells, source.rows, columns, frame, kind, image_root, variables)
 
 
 def check_output(path: Path) -> None:

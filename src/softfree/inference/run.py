@@ -98,11 +98,6 @@ class Run:
         return self.config.get("table", {}).get("sha256")
 
     @property
-    def groups_by_patient(self) -> bool:
-        """Whether all rows of a patient are one sample."""
-        return self.config["options"].get("group", False)
-
-    @property
     def notice(self) -> str | None:
         """A sentence at the top of all results, such as that the images are synthetic."""
         return self.config.get("notice")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import PART, plain_only
+from softfree.models.case_embed import CaseEmbed
 from softfree.models.classifier import Classifier, check_names, grid_options
 from softfree.models.pos_embed import Waves, sincos_codes
 from softfree_runtime.core.errors import UserError
@@ -20,7 +21,7 @@ COORDINATES = len(SLIDE_WAVES)
 
 
 class TileEmbed(nn.Module):
-    """Tile features to tokens: LayerNorm, projection, plus the code of the tile's position.
+    """Tile features to tokens: LayerNorm, projection, plus the code of the tile's position and those of its slide.
 
     The norm has no scale and shift: the projection after it can represent them, and training keeps one copy of the
     features less.
@@ -29,16 +30,20 @@ class TileEmbed(nn.Module):
         in_features: F.
         embed_dim: Width C.
         pos: "mm" or "none".
+        views: Number of known views of slides.
+        timed: Embed the times of slides.
     """
 
-    def __init__(self, in_features: int, embed_dim: int, pos: str = "mm") -> None:
+    def __init__(self, in_features: int, embed_dim: int, pos: str = "mm", views: int = 0, timed: bool = False) -> None:
         super().__init__()
         self.in_features, self.embed_dim, self.pos = in_features, embed_dim, pos
         self.norm = nn.LayerNorm(in_features, eps=1e-6, elementwise_affine=False)
         self.proj = nn.Linear(in_features, embed_dim)
+        self.case_embed = CaseEmbed(embed_dim, views, timed) if views or timed else None
+        self.row_width = in_features + (0 if self.case_embed is None else 2) + COORDINATES
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map tiles (B, N, F + 3) with their mask (B, N) to tokens (B, N, C); padding gives finite tokens.
+        """Map tiles (B, N, row_width) with their mask (B, N) to tokens (B, N, C); padding gives finite tokens.
 
         Without gradients, tiles are processed in chunks, which avoids a second copy of all features.
         """
@@ -61,9 +66,12 @@ class TileEmbed(nn.Module):
             # Padding, such as NaN, must not reach the gradient of the projection.
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.proj(self.norm(x[..., : self.in_features]))
+        if self.case_embed is not None:
+            view, time = x[..., self.in_features], x[..., self.in_features + 1]
+            tokens = tokens + self.case_embed(view, time).to(tokens.dtype)
         if self.pos == "none":
             return tokens
-        positions = x[..., self.in_features :].to(torch.promote_types(x.dtype, torch.float32))
+        positions = x[..., -COORDINATES:].to(torch.promote_types(x.dtype, torch.float32))
         return tokens + sincos_codes(positions, self.embed_dim, SLIDE_WAVES).to(self.proj.weight.dtype)
 
 
@@ -71,8 +79,9 @@ class BagTransformer(Classifier):
     """Tile features and positions to logits: every tile attends to every other, in a bag of any size.
 
     The input (B, N, F + 3) holds F features, x and y in millimeters, and z, the slide number. Rows with NaN as z are
-    padding and have no effect. There is no grid: attentions with landmarks or learned maps treat the tiles as a
-    sequence.
+    padding and have no effect. With views or times of slides, these stand before x: (B, N, F + 5); see
+    :class:`~softfree.models.case_embed.CaseEmbed`. There is no grid: attentions with landmarks or learned maps treat
+    the tiles as a sequence.
 
     Args:
         in_features: F, the width of the features.
@@ -94,10 +103,14 @@ class BagTransformer(Classifier):
             features stays below 2 GiB for the whole process.
         act: Activation of the MLPs: "gelu", or "relu2" or "hardswish", which need no erf or exp.
         pool_options: Keywords of the pooling.
+        views: Number of known views of slides.
+        timed: Embed the times of slides.
 
     Raises:
         UserError: An unknown choice, or choices that exclude each other.
     """
+
+    patch_embed: TileEmbed
 
     def __init__(
         self,
@@ -118,11 +131,14 @@ class BagTransformer(Classifier):
         mlp_chunk: int | None = 8192,
         act: str = "gelu",
         pool_options: dict[str, Any] | None = None,
+        views: int = 0,
+        timed: bool = False,
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
         check_names(pos=(pos, ("mm", "none")))
         self.in_features, self.pos = in_features, pos
-        self.patch_embed = TileEmbed(in_features, embed_dim, pos)
+        self.patch_embed = TileEmbed(in_features, embed_dim, pos, views, timed)
+        self.row_width = self.patch_embed.row_width
         self.pos_embed = None
         self.add_encoder(
             depth,
@@ -146,6 +162,18 @@ class BagTransformer(Classifier):
         mask = self.mask_of(x)
         return self.forward_head(self._encode(x, mask), mask)
 
+    def row_in_words(self) -> str:
+        """Describe the row of a tile, at the end of a message about a bag's shape."""
+        of_slide = "" if self.patch_embed.case_embed is None else "view and time of its slide, "
+        return (
+            f"{self.row_width}), {self.in_features} features, {of_slide}and x, y, z of each tile; set in_features to "
+            "the encoder's width."
+        )
+
+    def no_weight_decay(self) -> set[str]:
+        """See :class:`~softfree.models.classifier.Classifier`."""
+        return super().no_weight_decay() | {"patch_embed.case_embed.view.weight"}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token."""
         return self._encode(x, self.mask_of(x))
@@ -156,11 +184,8 @@ class BagTransformer(Classifier):
         Raises:
             UserError: A wrong shape, or a bag without tiles.
         """
-        if x.ndim != 3 or x.shape[2] != self.in_features + COORDINATES:
-            raise UserError(
-                f"Got bags of shape {tuple(x.shape)}: expected (batch, tiles, {self.in_features + COORDINATES}), "
-                f"{self.in_features} features and x, y, z of each tile; set in_features to the encoder's width."
-            )
+        if x.ndim != 3 or x.shape[2] != self.row_width:
+            raise UserError(f"Got bags of shape {tuple(x.shape)}: expected (batch, tiles, {self.row_in_words()}")
         mask = ~x[..., -1].isnan()
         if plain_only() or torch.jit.is_tracing() or x.is_meta:
             return mask

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softfree.attention.base import plain_only, transformed
-from softfree.models.classifier import Classifier, init_linear
+from softfree.models.case_embed import CaseEmbed
+from softfree.models.classifier import Classifier
+from softfree.models.tokenizers import create_tokenizer
 from softfree.models.variables import VariableEmbedding
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.case import HEADER
-
-FREQUENCIES = (0.25, 0.5, 1.0, 2.0, 4.0)  # cycles per time scale
+from softfree_runtime.preprocessing.case import HEADER, TIME, TOKENIZER, VIEW
 
 
 class CaseTransformer(Classifier):
@@ -36,6 +36,9 @@ class CaseTransformer(Classifier):
         views: Number of known views; 0 is any other.
         timed: Embed the times of the images.
         variables: Clinical variables, as :class:`~softfree.models.variables.VariableEmbedding` takes them.
+        others: Further tokenizers, of images of another kind or shape: ``kind`` (image or volume), ``shape``, and
+            keywords of :class:`~softfree.models.vit.VisionTransformer` or
+            :class:`~softfree.models.vit3d.VolumeTransformer` for tokenizer and positions.
         **options: Keywords of the model of a single image.
 
     Raises:
@@ -48,6 +51,7 @@ class CaseTransformer(Classifier):
         views: int = 0,
         timed: bool = False,
         variables: Sequence[Mapping[str, float]] = (),
+        others: Sequence[Mapping[str, Any]] = (),
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -55,15 +59,29 @@ class CaseTransformer(Classifier):
             raise UserError("Got a class token for cases: expected pool avg, topk or mean_topk.")
         if options.get("pos_conv"):
             raise UserError("Got pos_conv=True for cases, whose images have no common grid: leave it out.")
-        self.image_shape = tuple(shape)
-        # Each known view adds to the embedding that all images have, from zero: one that training did not meet acts
-        # like an unknown view.
-        self.view_embed = nn.Embedding(views + 1, self.embed_dim)
-        nn.init.zeros_(self.view_embed.weight)
-        nn.init.normal_(self.view_embed.weight[0], std=0.02)
-        self.time_embed = nn.Linear(2 * len(FREQUENCIES), self.embed_dim).apply(init_linear) if timed else None
+        self.case_embed = CaseEmbed(self.embed_dim, views, timed)
+        self.image_shapes = [tuple(shape), *(tuple(other["shape"]) for other in others)]
         self.variable_embed = VariableEmbedding(variables, self.embed_dim) if variables else None
-        self.num_variables = len(variables)
+        self.num_variables, self.image_values = len(variables), max(map(math.prod, self.image_shapes))
+        self.row_width = self.image_values + self.num_variables + HEADER
+        self.tokenizers = nn.ModuleList(
+            create_tokenizer(embed_dim=self.embed_dim, stem=options.get("stem", "patch"), **other) for other in others
+        )
+
+    def tokenizer(self, number: int) -> Classifier:
+        """Return the module that embeds the images of a tokenizer: the model itself, or a further one."""
+        return cast(Classifier, self.tokenizers[number - 1]) if number else self
+
+    def grids(self, case: Tensor) -> list[tuple[int, ...]]:
+        """Return the grid of the tokens of each image of a case (R, F + V + 3), without padding."""
+        numbers = case[:, TOKENIZER]
+        return [self.grid_of(int(number)) for number in numbers[~numbers.isnan()].tolist()]
+
+    def grid_of(self, number: int) -> tuple[int, ...]:
+        """Return the grid of the tokens of an image of a tokenizer."""
+        sides, patch = self.image_shapes[number][1:], cast(Any, self.tokenizer(number).patch_size)
+        patches = (patch,) * len(sides) if isinstance(patch, int) else patch
+        return tuple(-(-side // part) for side, part in zip(sides, patches, strict=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify cases (B, R, F + V + 3), as :mod:`softfree_runtime.preprocessing.case` prepares them: logits (B, K).
@@ -76,61 +94,91 @@ class CaseTransformer(Classifier):
         return self.forward_head(self.norm(self.blocks(tokens, mask)), mask)
 
     def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the tokens (B, R N, C) after the last block (and ``norm``)."""
+        """Compute the tokens (B, N, C) of all images after the last block (and ``norm``)."""
         _refuse_mask(mask)
         return cast(Tensor, self.norm(self.blocks(*self.embed_cases(x))))
 
     def embed_cases(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the input of the first block: tokens (B, R N, C), and their mask (B, R N) if there is padding."""
-        values = math.prod(self.image_shape) + self.num_variables + HEADER
-        if x.ndim != 3 or x.shape[2] != values:
+        """Compute the input of the first block: tokens (B, N, C), image after image, and their mask (B, N), if any."""
+        if x.ndim != 3 or x.shape[2] != self.row_width:
+            sizes = " or ".join(map(str, self.image_shapes))
             raise UserError(
-                f"Got cases of shape {tuple(x.shape)}: expected (batch, images, {values}), the pixels of an image of"
-                f" shape {self.image_shape}, {self.num_variables} clinical variables, its view, its time and 0."
+                f"Got cases of shape {tuple(x.shape)}: expected (batch, images, {self.row_width}), the pixels of an"
+                f" image of shape {sizes}, {self.num_variables} clinical variables, the numbers of its view, its time"
+                " and the number of its tokenizer."
             )
-        batch, number = x.shape[:2]
-        present = ~x[..., -1].isnan()  # (B, R)
         # An exported graph takes cases without padding; a model on the meta device has no values to look at.
-        if plain_only() or torch.jit.is_tracing() or x.is_meta or bool(present.all()):
-            tokens = self._embed_images(x.flatten(0, 1)).unflatten(0, (batch, number))
-            return tokens.flatten(1, 2), None
+        if plain_only() or torch.jit.is_tracing() or x.is_meta:
+            return self._embed_by_all(x)
+        present = ~x[..., TOKENIZER].isnan()  # (B, R)
         if not bool(present.any(dim=1).all()):
             raise UserError("Got a case without images: expected at least one; leave the sample out.")
-        real = self._embed_images(x[present])  # (n, N, C)
-        tokens = real.new_zeros(batch, number, *real.shape[1:])
-        tokens[present] = real
-        mask = present.unsqueeze(2).expand(-1, -1, real.shape[1])
-        return tokens.flatten(1, 2), mask.flatten(1, 2)
+        numbers = x[present][:, TOKENIZER].long() if len(self.image_shapes) > 1 else None
+        if numbers is not None and not bool(((numbers >= 0) & (numbers < len(self.image_shapes))).all()):
+            raise UserError(f"Got a number of a tokenizer above {len(self.image_shapes) - 1}: prepare the case anew.")
+        if numbers is None and bool(present.all()):
+            return self._embed_by_all(x)
+        return self._packed(x[present], present.nonzero()[:, 0], numbers, len(x))
 
-    def _embed_images(self, rows: Tensor) -> Tensor:
-        """Embed images (n, F + V + 3): tokens (n, N, C) with positions, view, time and variables."""
-        pixels, variables, _ = rows.split([rows.shape[1] - self.num_variables - HEADER, self.num_variables, HEADER], 1)
-        tokens = self._tokens(pixels.unflatten(1, self.image_shape))
-        view = rows[:, -3].nan_to_num().long()
-        views = self.view_embed.weight[0] + self.view_embed(view) * (view > 0).unsqueeze(1)
-        tokens = tokens + views.unsqueeze(1).to(tokens.dtype)
+    def _packed(self, rows: Tensor, cases: Tensor, numbers: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
+        """Embed images (n, F + V + 3) of cases (n,) by tokenizers (n,); the tokens of each case stand without gaps."""
+        numbers = torch.zeros_like(cases) if numbers is None else numbers
+        own = [(numbers == number).nonzero()[:, 0] for number in range(len(self.image_shapes))]
+        parts = {number: self._embed_images(rows[at], number) for number, at in enumerate(own) if len(at)}
+        lengths = torch.zeros_like(cases)
+        for number, part in parts.items():
+            lengths[own[number]] = part.shape[1]
+        totals = torch.zeros(batch, dtype=torch.long, device=cases.device).index_add(0, cases, lengths)
+        longest = int(totals.max())
+        starts = lengths.cumsum(0) - lengths - (totals.cumsum(0) - totals)[cases] + longest * cases
+        some = next(iter(parts.values()))
+        tokens = some.new_zeros(batch * longest, self.embed_dim)
+        for number, part in parts.items():
+            at = starts[own[number]].unsqueeze(1) + torch.arange(part.shape[1], device=cases.device)
+            tokens = tokens.index_copy(0, at.flatten(), part.flatten(0, 1))
+        mask = torch.arange(longest, device=cases.device) < totals.unsqueeze(1)
+        return tokens.unflatten(0, (batch, longest)), None if bool(mask.all()) else mask
+
+    def _embed_by_all(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed each image by each tokenizer, and mask the tokens that are not of its own."""
+        size, rows = x.shape[:2], x.flatten(0, 1)
+        parts = [self._embed_images(rows, number).unflatten(0, size) for number in range(len(self.image_shapes))]
+        if len(parts) == 1:
+            return parts[0].flatten(1, 2), None
+        masks = [
+            (x[..., TOKENIZER] == number).unsqueeze(2).expand(-1, -1, part.shape[2])
+            for number, part in enumerate(parts)
+        ]
+        return torch.cat(parts, dim=2).flatten(1, 2), torch.cat(masks, dim=2).flatten(1, 2)
+
+    def _embed_images(self, rows: Tensor, number: int) -> Tensor:
+        """Embed images (n, F + V + 3) of a tokenizer: tokens (n, N, C) with positions, view and time."""
+        shape = self.image_shapes[number]
+        tokens = self._tokens(rows[:, : math.prod(shape)].unflatten(1, shape), number)
+        return tokens + self.codes(rows).unsqueeze(1).to(tokens.dtype)
+
+    def codes(self, rows: Tensor) -> Tensor:
+        """Return the codes (n, C) of view, time and clinical variables of images (n, F + V + 3)."""
+        codes = self.case_embed(rows[:, VIEW], rows[:, TIME])
         if self.variable_embed is not None:
-            tokens = tokens + self.variable_embed(variables).unsqueeze(1).to(tokens.dtype)
-        if self.time_embed is None:
-            return tokens
-        time = rows[:, -2:-1]  # (n, 1)
-        angles = 2 * math.pi * time.nan_to_num() * time.new_tensor(FREQUENCIES)
-        codes = self.time_embed(torch.cat([angles.sin(), angles.cos()], dim=1))
-        return tokens + codes.masked_fill(time.isnan(), 0).unsqueeze(1).to(tokens.dtype)
+            codes = codes + self.variable_embed(rows[:, self.image_values :][:, : self.num_variables])
+        return cast(Tensor, codes)
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
+    def _tokens(self, pixels: Tensor, number: int) -> Tensor:
         """Tokenize images; one by one where activations are recomputed, since those of a stem are large."""
+        embed: Any = self.tokenizer(number).embed
         if not (self.blocks.grad_checkpointing and torch.is_grad_enabled()) or transformed():
-            return cast(Tensor, self.embed(pixels)[0])  # type: ignore[operator]
+            return cast(Tensor, embed(pixels)[0])
 
         def tokens_of(image: Tensor) -> Tensor:
-            return cast(Tensor, self.embed(image)[0])  # type: ignore[operator]
+            return cast(Tensor, embed(image)[0])
 
         return torch.cat([checkpoint(tokens_of, image, use_reentrant=False) for image in pixels.split(1)])
 
     def no_weight_decay(self) -> set[str]:
         """See :class:`~softfree.models.classifier.Classifier`."""
-        names = super().no_weight_decay() | {"view_embed.weight"}
+        positions = {f"tokenizers.{number}.pos_embed" for number in range(len(self.tokenizers))}
+        names = super().no_weight_decay() | {"case_embed.view.weight"} | positions
         if self.variable_embed is not None:
             names |= {f"variable_embed.{name}" for name in self.variable_embed.no_weight_decay()}
         return names
@@ -138,12 +186,12 @@ class CaseTransformer(Classifier):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """See :class:`~softfree.models.classifier.Classifier`."""
         groups = super().group_matcher(coarse)
-        return groups | {"stem": rf"{groups['stem']}|^view_embed|^time_embed|^variable_embed"}
+        return groups | {"stem": rf"{groups['stem']}|^case_embed|^variable_embed|^tokenizers"}
 
 
 def _refuse_mask(mask: Tensor | None) -> None:
     if mask is not None:
-        raise UserError("Got a mask for cases of several images: expected none; padding has the time and view NaN.")
+        raise UserError("Got a mask for cases of several images: expected none; padding has NaN in its last column.")
 
 
 class ImageCaseTransformer(CaseTransformer, VisionTransformer):

@@ -227,4 +227,10 @@ def create_case_model(name: str, case: Mapping[str, Any], **options: Any) -> Cas
     arguments["attention_options"] = grid_options(
         arguments["attention"], arguments.get("attention_options"), conv_dims=1
     )
-    return CASE_MODELS[single](**arguments, **case)
+    others = []
+    for other in case.get(
+        "others", ()
+    ):  # those of the kind of the first have its patch size unless they have their own
+        alike = other["kind"] == ("image" if single is VisionTransformer else "volume") and "patch_size" in arguments
+        others.append(({"patch_size": arguments["patch_size"]} if alike else {}) | dict(other))
+    return CASE_MODELS[single](**arguments, **{**case, "others": others})

@@ -27,7 +27,7 @@ def middle_layer(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def token_mean(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the mean token, (B, C) in float32, of one batch that the model runs inside the block.
+    """Collect the mean real token, (B, C) in float32, of one batch that the model runs inside the block.
 
     A stream passes the tokens of its sample in chunks, each equally often.
 
@@ -40,17 +40,25 @@ def token_mean(model: nn.Module) -> Iterator[list[Tensor]]:
         yield means
         return
     sums: list[Tensor] = []
-    count = 0
+    counts: list[Tensor | int] = []
+    masks: list[Tensor | None] = [None]
+
+    def remember(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        masks[:] = [(*arguments, None)[1]]
 
     def add(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        nonlocal count
-        tokens = arguments[0].detach()
+        tokens, mask = arguments[0].detach(), masks[0]
+        if mask is not None:
+            tokens = tokens * mask.unsqueeze(2)
         sums[:] = [tokens.sum(dim=1, dtype=torch.float32) + sum(sums)]
-        count += tokens.shape[1]
+        counts[:] = [sum(counts) + (tokens.shape[1] if mask is None else mask.sum(dim=1, keepdim=True))]
 
-    hook = layer.register_forward_pre_hook(add)
+    hooks = [layer.register_forward_pre_hook(add)]
+    if isinstance(model, Classifier):
+        hooks.append(model.blocks.register_forward_pre_hook(remember))
     try:
         yield means
-        means += [total / count for total in sums]
+        means += [total / count for total, count in zip(sums, counts, strict=True)]
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -53,7 +53,7 @@ def memory(work: Work) -> Memory:
     """Split the peak of a training step (not the first, so that AdamW's state exists) or of inference."""
     weights = count_parameters(work) * work.shape.stream
     process = GPU_CONTEXT if work.gpu else PROCESS
-    images = work.batch_size * work.channels * work.size**2 * work.shape.stream
+    images = work.number * work.channels * work.size**2 * work.shape.stream
     if work.inference:
         return Memory(weights, 0, 0, images, _inference(work), 0, process)
     kept = kept_bytes(work)
@@ -79,10 +79,17 @@ def kept_bytes(work: Work) -> int:
     """Return the bytes of images and activations kept for the backward pass."""
     s, stem = work.shape, work.tokenizer
     casts = 2 * stem.parameters if s.autocast else 0
-    pixels = work.batch_size * work.channels * work.padded**2
-    stem_bytes = (pixels + work.batch_size * stem.kept) * s.narrow + casts
+    pixels = work.number * work.channels * work.padded**2
+    stem_bytes = pixels * s.narrow + casts
+    if not _recomputes_stem(work):
+        stem_bytes += work.number * stem.kept * s.narrow
     block = s.bnc * s.stream if work.grad_checkpointing else _inside(work)
     return stem_bytes + work.dimensions["depth"] * block + work.head.kept
+
+
+def _recomputes_stem(work: Work) -> bool:
+    """Whether only the pixels of each image are kept: those of a case are then tokenized one by one."""
+    return work.grad_checkpointing and work.images is not None
 
 
 def _chunked(work: Work) -> bool:
@@ -123,7 +130,9 @@ def _backward(work: Work) -> int:
         block = 3 * s.bnc * s.stream + 13 * _chunk(work) * s.narrow
     if work.grad_checkpointing:
         block += _inside(work) - s.bnc * s.stream
-    return block + work.batch_size * work.tokenizer.backward * s.narrow
+    stem = work.tokenizer
+    of_stem = stem.kept + stem.backward if _recomputes_stem(work) else work.number * stem.backward
+    return block + of_stem * s.narrow
 
 
 def _gaps(work: Work) -> int:
@@ -156,4 +165,4 @@ def _inference(work: Work) -> int:
         rows = min(rows, work.mlp_chunk)
     mlp = 4 * s.bnc * s.stream + 10 * rows * s.width * s.narrow
     buffers = 2 * s.bnc * s.narrow if work.gpu else 2 * min(PART, s.bnc) * s.narrow
-    return work.batch_size * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)
+    return work.number * (stem.kept + stem.forward) * s.narrow + max(attention + buffers, mlp)

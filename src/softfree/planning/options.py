@@ -17,7 +17,8 @@ class PlanOptions:
         size: Side of the square input of the model, in pixels.
         channels: Number of image channels.
         classes: Number of classes.
-        batch_size: Images per batch.
+        batch_size: Images, or cases of several images, per batch.
+        images: Images of a case (tables with case_id), each of that size; default: samples are single images.
         precision: Arithmetic of matrix products.
         pure: Use that precision also for weights and everything else, not only for products.
         inference: Plan a forward pass instead of a training step with AdamW.
@@ -34,6 +35,7 @@ class PlanOptions:
     channels: int = 3
     classes: int = 2
     batch_size: int = 1
+    images: int | None = None
     precision: Precision = "fp32"
     pure: bool = False
     inference: bool = False

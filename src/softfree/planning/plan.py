@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,9 @@ from softfree.planning.memory import GIB, Memory, memory, training_peak
 from softfree.planning.options import PlanOptions
 from softfree.planning.work import Work, count_parameters
 from softfree_runtime.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 console = Console(markup=False)
 
@@ -44,7 +47,7 @@ class Plan:
     Attributes:
         work: The workload.
         parameters: Number of parameters.
-        multiply_adds: Of the matrix products and convolutions of one image's forward pass; None if unknown.
+        multiply_adds: Of the matrix products and convolutions of one sample's forward pass; None if unknown.
         memory: Bytes at the peak.
         available: Free bytes, or None if unknown.
         largest: Largest side of a square image that fits; 0 if none does; None if the memory is unknown.
@@ -89,19 +92,35 @@ def _multiply_adds(work: Work) -> int | None:
     import torch
 
     from softfree.core.flops import multiply_adds
-    from softfree.models import create_model
 
     with torch.device("meta"):
-        model = create_model(
-            work.model,
-            img_size=work.size,
-            in_chans=work.channels,
-            num_classes=work.classes,
-            stem=work.stem,
-            pool=work.pool,
-            **work.dimensions,
-        )
-    return multiply_adds(model, (1, work.channels, work.size, work.size))
+        model = build(work)
+    return multiply_adds(model, (1, *sample_shape(work)))
+
+
+def build(work: Work) -> nn.Module:
+    """Build the model of a plan."""
+    from softfree.models.registry import build_model
+
+    arguments: dict[str, Any] = {
+        "img_size": work.size,
+        "in_chans": work.channels,
+        "num_classes": work.classes,
+        "stem": work.stem,
+    }
+    arguments |= {"pool": work.pool, "mlp_chunk": work.mlp_chunk, **work.dimensions}
+    if work.images is not None:
+        arguments["case"] = {"shape": (work.channels, work.size, work.size), "views": work.images}
+    return build_model({"model": {"name": work.model, **arguments}})
+
+
+def sample_shape(work: Work) -> tuple[int, ...]:
+    """Return the shape of the sample of a plan, as the model takes it."""
+    from softfree_runtime.preprocessing.case import HEADER
+
+    if work.images is None:
+        return work.channels, work.size, work.size
+    return work.images, work.channels * work.size**2 + HEADER
 
 
 def largest_size(work: Work, available: int) -> int:
@@ -139,7 +158,7 @@ def _breakpoints(work: Work) -> list[int]:
         switch = bisect_left(range(1, largest), True, key=lambda n: implementation(n) != implementation(1)) + 1
         breakpoints.append(switch)
     if work.mlp_chunk is not None:
-        breakpoints.append(isqrt(work.mlp_chunk // work.batch_size) + 1)
+        breakpoints.append(isqrt(work.mlp_chunk // work.number) + 1)
     return [side for side in breakpoints if side <= largest]
 
 
@@ -162,14 +181,15 @@ def print_plan(plan: Plan) -> None:
     """Print memory and work, whether they fit, and the largest image that would."""
     work = plan.work
     mode = "inference" if work.inference else "training"
-    title = f"{work.model}, {mode}, {work.size} x {work.size} x {work.channels}, batch {work.batch_size}"
+    each = "" if work.images is None else f"{counted_images(work)} of "
+    title = f"{work.model}, {mode}, {each}{work.size} x {work.size} x {work.channels}, batch {work.batch_size}"
     console.print(title, highlight=False)
     table = Table(show_header=False)
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("parameters", f"{plan.parameters / 1e6:.2f} M")
     products = "unknown" if plan.multiply_adds is None else f"{plan.multiply_adds / 1e9:.2f} G"
-    table.add_row("multiply-adds per image", products, end_section=True)
+    table.add_row(f"multiply-adds per {'image' if work.images is None else 'case'}", products, end_section=True)
     for name, heading in ROWS.items():
         value = getattr(plan.memory, name)
         if value:
@@ -182,13 +202,19 @@ def print_plan(plan: Plan) -> None:
         console.print(sentence, highlight=False)
 
 
+def counted_images(work: Work) -> str:
+    """Return the images of a case, in words."""
+    return f"cases of {work.images} image{'' if work.images == 1 else 's'}"
+
+
 def verdict(plan: Plan) -> str:
     """Summarize in one line whether it fits and what the largest side is."""
     if plan.available is None:
         return "The free memory of this system is unknown: add --memory with the GiB of the device."
     result = "It fits" if plan.fits else "It does not fit"
     largest = f"{plan.largest} x {plan.largest}" if plan.largest else "none"
-    return f"{result}: {_size(plan.available)} are available. Largest square image that fits: {largest}."
+    joined = "" if plan.work.images is None else f" in {counted_images(plan.work)}"
+    return f"{result}: {_size(plan.available)} are available. Largest square image that fits{joined}: {largest}."
 
 
 def _size(number: int) -> str:

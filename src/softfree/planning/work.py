@@ -44,7 +44,7 @@ class Work(PlanOptions):
         ):
             if value not in known:
                 raise unknown_name(name, value, known)
-        for name in ("size", "channels", "classes", "batch_size", "mlp_chunk"):
+        for name in ("size", "channels", "classes", "batch_size", "images", "mlp_chunk"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise UserError(f"Got {name} {number}: expected a positive integer.")
@@ -53,6 +53,16 @@ class Work(PlanOptions):
     def gpu(self) -> bool:
         """Whether it runs on a GPU."""
         return self.device == "gpu"
+
+    @property
+    def number(self) -> int:
+        """Number of images in a batch."""
+        return self.batch_size * (self.images or 1)
+
+    @property
+    def patches(self) -> int:
+        """Number of tokens of an image."""
+        return (self.padded // self.patch) ** 2
 
     @property
     def attention(self) -> AttentionCost:
@@ -83,7 +93,7 @@ class Work(PlanOptions):
         narrow = 4 if self.precision == "fp32" else 2
         return Shape(
             batch=self.batch_size,
-            tokens=(self.padded // self.patch) ** 2,
+            tokens=(self.images or 1) * self.patches,
             width=self.dimensions["embed_dim"],
             heads=self.dimensions["num_heads"],
             narrow=narrow,
@@ -112,7 +122,13 @@ def attention_cost(method: type[Attention], shape: Shape) -> AttentionCost:
 
 
 def count_parameters(work: Work) -> int:
-    """Count the parameters, with positions for images of this size."""
+    """Count the parameters, with positions for images of this size, and a view for each image of a case."""
     s = work.shape
+    views = 0 if work.images is None else work.images + 1
     block = work.attention.parameters + 2 * 2 * s.width + 8 * s.cc + 5 * s.width
-    return work.tokenizer.parameters + s.tokens * s.width + work.dimensions["depth"] * block + work.head.parameters
+    return (
+        work.tokenizer.parameters
+        + (work.patches + views) * s.width
+        + work.dimensions["depth"] * block
+        + work.head.parameters
+    )

@@ -153,7 +153,7 @@ def _read(
         seed=options["seed"],
         **split,
     )
-    return as_samples(table, MODALITIES[run.preprocessing.kind], group=run.groups_by_patient, variables=variables)
+    return as_samples(table, MODALITIES[run.preprocessing.kind], variables=variables)
 
 
 def without_seen(run: Run, table: Table) -> tuple[Table, int]:

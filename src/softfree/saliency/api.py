@@ -225,10 +225,10 @@ def _explain_one(
         maps = explain_run(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
         words = describe_maps(run, maps)
         if not isinstance(sample, CaseSample):
-            return Explained(name, maps, (_write_part(Part(name, "", sample, maps), opener, options, words, taken),))
-        images = tuple(
-            _write_part(part, opener, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps)
-        )
+            return Explained(
+                name, maps, (_write_part(Part(name, "", sample, maps, opener.forms), options, words, taken),)
+            )
+        images = tuple(_write_part(part, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps))
         effects = variable_effects(run, adaptive, sample.tensor, maps[0].target)
         return Explained(name, maps, images, case=True, left_out=sample.left_out, variables=effects)
     except ReadError as error:
@@ -237,14 +237,12 @@ def _explain_one(
         return Explained(name, error=ReadError("does not fit in the device's memory", "too_large", path=name))
 
 
-def _write_part(
-    part: Part, opener: SampleOpener, options: ExplainOptions, words: MapText, taken: set[str]
-) -> ExplainedImage:
+def _write_part(part: Part, options: ExplainOptions, words: MapText, taken: set[str]) -> ExplainedImage:
     values = part.maps[0].values
     regions = find_regions(values, part.sample.token_grid, options.quantile)
     stem = _free_name(part.name, taken)
-    files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in opener.forms]
-    for form, path in zip(opener.forms, files, strict=True):
+    files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in part.forms]
+    for form, path in zip(part.forms, files, strict=True):
         part.sample.write(form, path, part.maps, regions, words)
     total = float(values.sum())
     return ExplainedImage(part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files))

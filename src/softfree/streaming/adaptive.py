@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softfree.attention import attention_name
 from softfree.core.options import Precision, StreamOptions
 from softfree.core.precision import products_in
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.layers import sample_drop_paths
@@ -137,7 +138,9 @@ class AdaptiveForward:
 
 
 def _tokens(model: Classifier, samples: Tensor) -> int:
-    """Return the number of tokens per sample: the tiles of a bag, or the patches of an image or volume."""
+    """Return the number of tokens per sample: tiles of a bag, patches of an image or volume, or of a case, at most."""
+    if isinstance(model, CaseTransformer):
+        return samples.shape[1] * max(math.prod(model.grid_of(number)) for number in range(len(model.image_shapes)))
     sides = samples.shape[2:]
     patch = getattr(model, "patch_size", None)
     if patch is None:

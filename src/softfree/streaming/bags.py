@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softfree.models.bag import COORDINATES, BagTransformer
+from softfree.models.bag import BagTransformer
 from softfree_runtime.core.errors import UserError
 
 
@@ -15,7 +15,8 @@ class BagTokens:
 
     Args:
         model: Provides tokenizer and class token.
-        bag: (N, F + 3), F features and x, y, z of each tile: a tensor or array; a memory-mapped one is read in chunks.
+        bag: (N, F + 3), F features and x, y, z of each tile, or (N, F + 5), as the model takes it: a tensor or array; a
+            memory-mapped one is read in chunks.
         chunk: Tiles per chunk.
 
     Raises:
@@ -25,11 +26,8 @@ class BagTokens:
     def __init__(self, model: BagTransformer, bag: Tensor | np.ndarray, chunk: int) -> None:
         if bag.ndim == 3 and len(bag) == 1:
             bag = bag[0]
-        if bag.ndim != 2 or bag.shape[1] != model.in_features + COORDINATES:
-            raise UserError(
-                f"Got a bag of shape {tuple(bag.shape)}: expected (tiles, {model.in_features + COORDINATES}), "
-                f"{model.in_features} features and x, y, z of each tile; set in_features to the encoder's width."
-            )
+        if bag.ndim != 2 or bag.shape[1] != model.row_width:
+            raise UserError(f"Got a bag of shape {tuple(bag.shape)}: expected (tiles, {model.row_in_words()}")
         self.model, self.bag = model, bag
         self.real = ~_tensor(bag[:, -1]).isnan().cpu()
         if not self.real.any():

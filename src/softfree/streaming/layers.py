@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.streaming import AffineMap, StreamingAttention, streaming_form, why_not_streaming
-from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.encoder import Block
 from softfree.models.layers import apply_in_chunks
@@ -74,8 +73,6 @@ def why_model_cannot(model: nn.Module) -> str:
         return (
             f"{type(model).__name__} cannot stream: expected one of softfree's transformers, such as seqnorm_vit_tiny."
         )
-    if isinstance(model, CaseTransformer):
-        return "cases of several images do not stream: use a smaller --size, or --grad-checkpointing in training"
     for block in model.blocks:
         assert isinstance(block, Block)
         if why_not_streaming(block.attn):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from softfree.models.bag import BagTransformer
+from softfree.models.bag import COORDINATES, BagTransformer
 from softfree.models.classifier import check_grid_mask
 from softfree.models.vit import VisionTransformer
 from softfree.streaming.collectives import exchange_shapes, group_of
@@ -36,12 +36,12 @@ class Shard(NamedTuple):
 
 def shard_bag(model: BagTransformer, x: Tensor, group: dist.ProcessGroup) -> Shard:
     """Compute the tokens of this rank's tiles of each bag (B, n, F + 3); rows whose z is NaN are padding."""
-    width = model.in_features + 3
+    width = model.row_width
     fits = x.ndim == 3 and x.shape[2] == width
     reason = "" if fits else f"Got a shard {tuple(x.shape)} of bags: expected (batch, tiles of this rank, {width})."
     exchange_shapes(reason, [*(x.shape[:2] if fits else (0, 0)), 0, 0], group, x.device)
     if not x.shape[1]:
-        x = F.pad(x.new_full((len(x), 1, 3), torch.nan), (model.in_features, 0))
+        x = F.pad(x.new_full((len(x), 1, COORDINATES), torch.nan), (width - COORDINATES, 0))
     mask = ~x[..., -1].isnan()
     real = None if bool(mask.all()) else mask
     return _with_class_token(model, model.patch_embed(x, real), real, dist.get_rank(group))

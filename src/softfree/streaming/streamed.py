@@ -22,6 +22,7 @@ from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree.streaming.backward import Backward, trainable
 from softfree.streaming.bags import BagTokens
+from softfree.streaming.cases import CaseTokens
 from softfree.streaming.forward import Advance, Stream
 from softfree.streaming.image_rows import Rows
 from softfree.streaming.layers import why_model_cannot
@@ -63,8 +64,9 @@ def stream_forward(
     Args:
         model: One of softfree's transformers, on its device; see
             :func:`~softfree.streaming.layers.can_stream`.
-        sample: An image (channels, H, W), volume (channels, D, H, W) or bag (N, F + 3) as a tensor or array (a
-            memory-mapped one is read in chunks); an image as :class:`~softfree.streaming.image_rows.Rows`; or any
+        sample: An image (channels, H, W), volume (channels, D, H, W), bag (N, F + 3) or case (R, F + 3) as a tensor or
+            array (a memory-mapped one, unless of a case, is read in chunks); an image as
+            :class:`~softfree.streaming.image_rows.Rows`; or any
             :class:`~softfree.streaming.token_sources.TokenSource`.
         streaming: How to stream; default: ``Streaming()``.
         mask: Boolean (N,), True for real patch tokens in raster order of an image or volume; None when all are real.
@@ -152,6 +154,10 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
         if mask is not None:
             raise UserError("Got a mask for a bag: mark padding with NaN coordinates instead.")
         return BagTokens(model, sample, streaming.chunk)
+    if isinstance(model, CaseTransformer) and isinstance(sample, Tensor | np.ndarray):
+        if mask is not None:
+            raise UserError("Got a mask for a case of several images: mark padding with NaN instead.")
+        return CaseTokens(model, sample, streaming.chunk)
     if isinstance(model, VolumeTransformer) and isinstance(sample, Tensor | np.ndarray):
         return VolumeTokens(model, sample, streaming.chunk, mask)
     if not isinstance(model, VisionTransformer) or isinstance(model, CaseTransformer):

@@ -9,11 +9,13 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
+import numpy as np
+
 from softfree.core.options import TrainOptions
 from softfree.data.folds import Folds
 from softfree.data.follow_up import event_times, quantile_cuts, quantile_horizons
 from softfree.data.modalities.registry import modality_of
-from softfree.data.samples import single_images
+from softfree.data.samples import image_positions, single_images
 from softfree.data.table import Table
 from softfree.models.registry import IMAGE_MODELS
 from softfree.planning.memory import training_peak
@@ -287,8 +289,11 @@ def _batch_size(choices: Mapping[str, Choice], rows: int) -> Choice:
 
 
 def _memory(train: TrainOptions, table: Table) -> int | None:
-    """Return the planned peak of a training in bytes; None for volumes, cases and models without a formula."""
-    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS or CASE in table.frame:
+    """Return the planned peak of a training in bytes; None for volumes, unlike views and models without a formula.
+
+    Cases count as the largest of the table.
+    """
+    if modality_of(train).name != "image" or train.model not in IMAGE_MODELS or train.views is not None:
         return None
     work = Work(
         model=train.model,
@@ -299,6 +304,8 @@ def _memory(train: TrainOptions, table: Table) -> int | None:
         stem=train.stem,
         pool=train.pool,
         mlp_chunk=train.mlp_chunk,
+        images=int(np.bincount(image_positions(table)).max()) if CASE in table.frame else None,
+        grad_checkpointing=train.grad_checkpointing,
     )
     return training_peak(work)
 

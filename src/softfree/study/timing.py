@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from softfree.core.options import TrainOptions
 from softfree.core.precision import products_in
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.table import Table
+from softfree.models.bag import collate_bags
 from softfree.models.registry import build_model
 from softfree.pretraining.loop import build_autoencoder, encoder_arguments
 from softfree.pretraining.options import PretrainOptions
@@ -63,9 +65,12 @@ def time_training(options: TrainOptions, table: Table) -> Timing:
     """
     preprocessing = create_preprocessing(options, table.sources)
     model = build_model(configuration(options, table, preprocessing, None)).to(best_device())
-    sample, read = _first_sample(preprocessing, table)
+    samples, read = _first_samples(preprocessing, table)
+    sample = _median(samples)
     augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
-    batch = torch.stack([sample] * options.batch_size).to(best_device())
+    drawn = list(islice(cycle(samples), options.batch_size))  # cases have more and fewer images
+    batch = (collate_bags(drawn) if sample.ndim == 2 else torch.stack([sample] * len(drawn))).to(best_device())
+    single = sample.unsqueeze(0).to(best_device())
 
     def step() -> None:
         with products_in(options.precision, batch.device):
@@ -74,7 +79,7 @@ def time_training(options: TrainOptions, table: Table) -> Timing:
 
     def forward() -> None:
         with torch.inference_mode():
-            model(batch[:1])
+            model(single)
 
     with _memory_explained():
         model.train()
@@ -90,7 +95,7 @@ def time_pretraining(options: PretrainOptions, table: Table, rows: int) -> float
         UserError: No sample can be read, or a step does not fit into memory.
     """
     preprocessing = create_preprocessing(options, table.sources)  # type: ignore[arg-type]
-    sample, _ = _first_sample(preprocessing, table)
+    sample = _median(_first_samples(preprocessing, table)[0])
     augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
     images = torch.stack([sample] * options.batch_size).to(best_device())
     model = build_autoencoder(encoder_arguments(options, preprocessing), options).to(best_device()).train()
@@ -105,8 +110,12 @@ def time_pretraining(options: PretrainOptions, table: Table, rows: int) -> float
     return options.epochs * max(1, rows // options.batch_size) * seconds + BEGIN
 
 
-def _first_sample(preprocessing: Preprocessing, table: Table) -> tuple[torch.Tensor, float]:
-    """Return a readable sample of median size, and the mean seconds of reading one.
+def _median(samples: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sorted(samples, key=len)[len(samples) // 2]
+
+
+def _first_samples(preprocessing: Preprocessing, table: Table) -> tuple[list[torch.Tensor], float]:
+    """Return the readable ones of the first samples, and the mean seconds of reading one.
 
     Raises:
         UserError: The first ones cannot be read.
@@ -119,8 +128,7 @@ def _first_sample(preprocessing: Preprocessing, table: Table) -> tuple[torch.Ten
             continue
     if not samples:
         raise UserError(f"none of the first {READ} samples could be read; see: softfree check")
-    median = sorted(samples, key=len)[len(samples) // 2]  # cases have more and fewer images
-    return median, (time.perf_counter() - began) / len(samples)
+    return samples, (time.perf_counter() - began) / len(samples)
 
 
 def _seconds_of_augmentation(preprocessing: Preprocessing, sample: torch.Tensor) -> float:

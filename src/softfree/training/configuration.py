@@ -24,7 +24,12 @@ from softfree.inference.run_directory import RunDirectory, check_fold, known_spl
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
 from softfree.training.follow_up import check_survival_options, horizons_of, with_intervals
-from softfree.training.modality import refuse_batches, refuse_foreign_options, training_preprocessing
+from softfree.training.modality import (
+    refuse_batches,
+    refuse_for_cases,
+    refuse_foreign_options,
+    training_preprocessing,
+)
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
 
@@ -52,7 +57,7 @@ RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-_PATHS = ("table", "targets", "image_root", "split_from", "fold_file", "teacher", "series", "token_store")
+_PATHS = ("table", "targets", "image_root", "split_from", "fold_file", "teacher", "series", "views", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
@@ -130,8 +135,10 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
     if options.split_from is not None and table.split_made is None:
         raise UserError(f"--split-from {options.split_from}: {options.table} has a split column; use only one of them")
     variables = options.variables or []
-    modality = training_modality(table, modality_of(options), variables)
-    table = as_samples(table, modality, group=options.group, variables=variables)
+    modality = training_modality(table, modality_of(options), variables, options.views)
+    if modality.name == "case":
+        refuse_for_cases(options)
+    table = as_samples(table, modality, variables=variables)
     for split in ("train", "val"):
         if len(table.where(split).frame) == 0 and options.fold_file is not None:
             raise UserError(f"{options.fold_file} was made for another table: it knows no row of {options.table}")

@@ -19,7 +19,9 @@ def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource])
     Raises:
         UserError: An option out of range.
     """
-    modality = MODALITIES["case"] if any(isinstance(source, Case) for source in sources) else modality_of(options)
+    modality = modality_of(options)
+    if modality.name != "bag" and any(isinstance(source, Case) for source in sources):
+        modality = MODALITIES["case"]
     preprocessing: Preprocessing = modality.preprocessing_class().from_options(options, sources)
     return preprocessing
 
@@ -45,6 +47,14 @@ def refuse_batches(options: TrainOptions) -> None:
     cause = {"image": "--resize-mode native" if options.resize_mode == "native" else None, "slide": "--mpp"}.get(kind)
     if options.batch_size > 1 and cause:
         raise UserError(f"{cause} gives images of different shapes; use --batch-size 1 with --grad-accum")
+
+
+def refuse_for_cases(options: TrainOptions) -> None:
+    """Refuse options that change whole batches of single images, for cases of several images."""
+    for name in ("mixup", "cutmix", "start_size"):
+        if getattr(options, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is for single images, and the table has cases of several; leave it out")
 
 
 def refuse_foreign_options(options: TrainOptions) -> None:

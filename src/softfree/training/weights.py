@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -23,12 +23,12 @@ from softfree.models import (
     VisionTransformer,
     VolumeTransformer,
     WeightReport,
-    create_model,
     load_inflated,
     load_pretrained,
 )
 from softfree.models.case import CaseTransformer
 from softfree.models.patch_embed import stem_of
+from softfree.models.registry import build_model
 from softfree.models.weights.files import read_weights
 from softfree.models.weights.names import to_timm
 from softfree_runtime.core.errors import UserError
@@ -36,7 +36,9 @@ from softfree_runtime.core.files import read_yaml
 
 _STEMS = {"patch": "a patch projection", "conv": "a stem of strided convolutions", "pool": "a stem with max pooling"}
 CONVERSION_IMAGES = 64
-"""Training images used for a conversion: docs/how-to/convert.md."""
+"""Training images, or cases, used for a conversion: docs/how-to/convert.md."""
+IMAGES_OF_CASE = 4
+"""Images of each case that are used."""
 
 
 def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str, ...]]:
@@ -111,6 +113,9 @@ def load_weights(model: nn.Module, source: str, sides: Sequence[int] | None = No
         UserError: The model takes features, or the weights do not fit at all.
     """
     grid = None if sides is None else tuple(sides)
+    if isinstance(model, CaseTransformer):
+        for tokenizer in model.tokenizers:  # of views of another kind or size: patches and positions
+            load_weights(tokenizer, source, sides)
     if isinstance(model, VolumeTransformer):
         return load_inflated(model, source, grid=grid)
     if isinstance(model, VisionTransformer | SoftPyramid):
@@ -137,8 +142,6 @@ def imitate_softmax(
     Returns:
         A sentence on what was done, or why not; None for weights that are not from a softmax model.
     """
-    if isinstance(model, CaseTransformer):
-        return "not converted to the attention of a model of cases: its projections are used as they are"
     if not isinstance(model, VisionTransformer) or not is_softmax(source, set(to_timm(read_weights(source)))):
         return None
     if not all(isinstance(block.attn, SeqNormAttention | SoftmaxAttention) for block in model.blocks):
@@ -148,11 +151,15 @@ def imitate_softmax(
         )
     if isinstance(model.blocks[0].attn, SoftmaxAttention):
         return None
-    twin = create_model(**{**arguments, "name": named_for("softmax", arguments["name"]), "attention_options": {}})
+    softmax = {"name": named_for("softmax", arguments["name"]), "attention_options": {}}
+    twin = build_model({"model": {**arguments, **softmax}})
     load_weights(twin, source, sides)
-    before, after = _set_scales(twin.eval(), model, _batches(samples))
+    batches = _cases(samples) if isinstance(model, CaseTransformer) else _batches(samples)
+    before, after = _set_scales(twin.eval(), model, batches)
+    number = sum(len(batch) for batch in batches)
     return (
-        f"softmax weights converted to SeqNorm on {min(CONVERSION_IMAGES, len(samples))} training images: the outputs"
+        f"softmax weights converted to SeqNorm on {number} training"
+        f" {'cases' if isinstance(model, CaseTransformer) else 'images'}: the outputs"
         f" of the attentions differ by {median(after):.2f} standard deviations (median of {len(after)} layers),"
         f" {median(before):.2f} without conversion"
     )
@@ -160,12 +167,21 @@ def imitate_softmax(
 
 def _batches(samples: SampleDataset) -> list[Tensor]:
     """Return batches of evenly chosen readable training images, each of one shape."""
-    readable = [index for index in range(len(samples)) if index not in samples.failed]
     by_shape: dict[torch.Size, list[Tensor]] = {}
-    for index in readable[:: max(1, len(readable) // CONVERSION_IMAGES)][:CONVERSION_IMAGES]:
-        image = samples[index]["image"]
+    for image in _chosen(samples):
         by_shape.setdefault(image.shape, []).append(image)
     return [batch for images in by_shape.values() for batch in torch.stack(images).split(16)]
+
+
+def _cases(samples: SampleDataset) -> list[Tensor]:
+    """Return evenly chosen readable training cases (1, R, F + 3), of few images: softmax compares all their tokens."""
+    return [case[:IMAGES_OF_CASE].unsqueeze(0) for case in _chosen(samples)]
+
+
+def _chosen(samples: SampleDataset) -> Iterator[Tensor]:
+    readable = [index for index in range(len(samples)) if index not in samples.failed]
+    for index in readable[:: max(1, len(readable) // CONVERSION_IMAGES)][:CONVERSION_IMAGES]:
+        yield samples[index]["image"]
 
 
 @torch.no_grad()

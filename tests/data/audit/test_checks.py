@@ -133,6 +133,24 @@ def test_two_groups_of_numbers_far_apart_may_be_two_units():
         assert list(problems.find_mixed_units(table(plain, task=task))) == []
 
 
+def test_units_may_be_mixed_in_any_column_of_numbers():
+    rng = np.random.default_rng(0)
+    psa = np.concatenate([rng.normal(4, 1, 18).clip(1), [4000.0, 5000.0]])
+    psa[4] = np.nan
+    columns = {
+        "psa": psa,
+        "age": rng.normal(60, 5, 20),
+        "time": psa,
+        "mpp": psa,
+        "event": [0, 1] * 10,
+        "note": ["x"] * 20,
+    }
+    (problem,) = problems.find_mixed_units(table([0, 1] * 10, **columns))
+    assert problem.message.startswith("column 'psa' has two groups of numbers far apart, 17 around")
+    assert problem.rows == (28, 29)
+    assert list(problems.find_mixed_units(table([0, 1], psa=[1.0, 4000.0]))) == []
+
+
 def test_numbers_are_no_thin_classes():
     numbers = table(np.arange(40.0), task=Task("regression", ("volume",)))
     assert list(problems.find_thin_classes(numbers)) == []

@@ -39,8 +39,17 @@ def test_slides_of_a_patient_stay_together(root, prepared):
     one = read.frame[read.frame["patient_id"] == "TCGA-AB-0003"].iloc[0]
     assert (one["label"], one["site"], one["sex"], str(one["age"])) == ("lobular", "AB", "female", "60")
     assert (one["slide_type"], int(one["sample_type"])) == ("DX", 1)
-    assert done.cases is None  # slides are joined by --group, after their features are computed
+    assert done.cases is None
     assert "time_to_event" not in read.frame  # the table has no vital status
+
+
+def test_slides_of_a_patient_as_a_case(root, prepared):
+    done, read = prepared("tcga", root, label="primary_diagnosis", case="patient")
+    assert done.cases == 12
+    assert (read.frame["case_id"] == read.frame["patient_id"]).all()
+    encode, train = done.command.split(" && ")
+    assert encode == f"softfree features {root}/softfree.csv --encoder pixels --out {root}/features"
+    assert train == f"softfree train {root}/features/table.csv --model seqnorm_bag_tiny"
 
 
 @pytest.fixture

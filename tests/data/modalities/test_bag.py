@@ -1,4 +1,4 @@
-"""Bags of tiles, and patients with several slides."""
+"""Bags of tiles, and cases of several slides."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from softfree.data.modalities.bag import BagPreprocessing
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.sample_source import SourceFile
+from softfree_runtime.preprocessing.case import PARTIAL
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 RNG = np.random.default_rng(0)
 
@@ -30,6 +31,10 @@ def write_clam(path: Path, tiles: int = 4) -> None:
         )
 
 
+def case(folder: Path, *names: str) -> Case:
+    return Case(tuple(CaseFile(str(folder / name)) for name in names))
+
+
 def test_features_then_places(tmp_path: Path) -> None:
     features, coords = write(tmp_path / "a.h5", 7)
     got = BagPreprocessing(6).load(str(tmp_path / "a.h5"))
@@ -40,9 +45,44 @@ def test_features_then_places(tmp_path: Path) -> None:
 def test_several_slides_are_one_bag(tmp_path: Path) -> None:
     one, _ = write(tmp_path / "a.h5", 3)
     two, _ = write(tmp_path / "b.h5", 5)
-    got = BagPreprocessing(6).load((SourceFile(f"{tmp_path}/a.h5"), SourceFile(f"{tmp_path}/b.h5")))
+    got = BagPreprocessing(6).load(case(tmp_path, "a.h5", "b.h5"))
     np.testing.assert_array_equal(got[:, :6], np.concatenate([one, two]))
     np.testing.assert_array_equal(got[:, -1], [0, 0, 0, 1, 1, 1, 1, 1])
+
+
+def test_tiles_have_the_view_and_the_time_of_their_slide(tmp_path: Path) -> None:
+    for name, tiles in (("a.h5", 2), ("b.h5", 3), ("c.h5", 1)):
+        write(tmp_path / name, tiles)
+    a, b, c = (str(tmp_path / f"{name}.h5") for name in "abc")
+    training = [Case((CaseFile(a, view="biopsy", time=3), CaseFile(b, view="resection", time=7)))]
+    preprocessing = BagPreprocessing.create(training, view_dropout=0.5)
+    assert (preprocessing.views, preprocessing.time_scale) == (["biopsy", "resection"], 4)
+    assert preprocessing.view_dropout == 0.5
+    assert preprocessing.model_arguments() == {"in_features": 6, "views": 2, "timed": True}
+    got = preprocessing.load(
+        Case((CaseFile(a, view="other", time=1), CaseFile(b, view="resection", time=9), CaseFile(c)))
+    )
+    assert got.shape == (6, preprocessing.row_width) == (6, 11)
+    np.testing.assert_array_equal(got[:, 6], [0, 0, 2, 2, 2, 0])
+    np.testing.assert_array_equal(got[:, 7], [-2, -2, 0, 0, 0, np.nan])
+    np.testing.assert_array_equal(got[:, -1], [0, 0, 1, 1, 1, 2])
+    np.testing.assert_array_equal(preprocessing.load(a)[:, 6:8], [[0, np.nan]] * 2)
+    plain = BagPreprocessing.create([case(tmp_path, "a.h5", "b.h5")])
+    assert plain.model_arguments() == {"in_features": 6}
+    np.testing.assert_array_equal(plain.load(training[0]), got[[0, 1, 2, 3, 4]][:, [*range(6), 8, 9, 10]])
+
+
+def test_unreadable_slides_of_a_case_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "b.h5", 3)
+    bag, error = BagPreprocessing(6).load_readable(case(tmp_path, "none.h5", "b.h5"))
+    assert (len(bag), bag[:, -1].max()) == (3, 0)
+    assert error is not None
+    assert error.status == PARTIAL
+    assert str(error).startswith(f"{tmp_path}/none.h5: 1 of 2 files of the case cannot be read: ")
+    with pytest.raises(ReadError, match="2 of 2 files of the case cannot be read"):
+        BagPreprocessing(6).load(case(tmp_path, "none.h5", "no.h5"))
+    with pytest.raises(ReadError, match="got frame 2; a bag of tiles has no frames"):
+        BagPreprocessing(6).load(Case((CaseFile(f"{tmp_path}/b.h5", frame=2),)))
 
 
 def test_a_file_name_is_no_list_of_files(tmp_path: Path) -> None:
@@ -52,7 +92,7 @@ def test_a_file_name_is_no_list_of_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(BagPreprocessing(6).load(source)[:, :6], features)
     assert BagPreprocessing.create([str(path)]).in_features == 6
     write(tmp_path / "c.h5", 2)
-    both = BagPreprocessing(6).load((SourceFile(str(path)), SourceFile(f"{tmp_path}/c.h5")))
+    both = BagPreprocessing(6).load(case(tmp_path, path.name, "c.h5"))
     np.testing.assert_array_equal(both[:, -1], [0, 0, 0, 1, 1])
 
 
@@ -93,8 +133,7 @@ def test_another_encoder(tmp_path: Path) -> None:
 
 def test_made_from_the_first_file_that_can_be_read(tmp_path: Path) -> None:
     write(tmp_path / "b.h5", 3, width=9, encoder="uni")
-    source = SourceFile(f"{tmp_path}/none.h5"), SourceFile(f"{tmp_path}/b.h5")
-    assert BagPreprocessing.create([source]) == BagPreprocessing(9, "uni")
+    assert BagPreprocessing.create([case(tmp_path, "none.h5", "b.h5")]) == BagPreprocessing(9, "uni")
     assert BagPreprocessing.create([SourceFile(f"{tmp_path}/b.h5", 0.5)]).in_features == 9
     with pytest.raises(UserError, match=r"no feature file .*none\.h5: no such file"):
         BagPreprocessing.create([str(tmp_path / "none.h5")])
@@ -132,3 +171,20 @@ def test_dropout_of_tiles_is_off_unless_asked_for() -> None:
     assert len(BagPreprocessing(6).augmentation()(bag, 0)) == 1000
     assert 650 < len(BagPreprocessing(6, tile_dropout=0.3).augmentation()(bag, 0)) < 750
     assert len(BagPreprocessing(6, tile_dropout=0.999999).augmentation()(bag[:3], 0)) == 1
+
+
+def test_training_leaves_out_slides_and_hides_views() -> None:
+    bag = torch.randn(40, 11)
+    bag[:, -1] = torch.arange(40) // 10
+    bag[:, 6] = 1 + torch.arange(40) // 10
+    augmentation = BagPreprocessing(6, views=["a", "b", "c", "d"], view_dropout=0.2).augmentation()
+    drawn = [augmentation(bag, seed) for seed in range(200)]
+    assert torch.equal(drawn[5], augmentation(bag, 5))
+    for one in drawn:
+        slides = one[:, -1].unique()
+        torch.testing.assert_close(slides, torch.arange(len(slides)).float())
+        assert len(one) == 10 * len(slides) > 0
+        assert all(one[one[:, -1] == slide, 6].unique().numel() == 1 for slide in slides)
+    assert 0.82 < np.mean([len(one) for one in drawn]) / 40 < 0.88  # 20 % but for the slide that is always kept
+    assert 0.05 < (torch.cat(drawn)[:, 6] == 0).float().mean() < 0.15
+    assert "20 % of the slides of a case left out, 10 % of the views hidden" in augmentation.in_words()

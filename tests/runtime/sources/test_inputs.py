@@ -11,7 +11,7 @@ from softfree.inference import predict as prediction
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
-from softfree_runtime.sources.sample_source import SourceFile
+from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 as_images = partial(table_rows, kind="image")
 
@@ -41,25 +41,26 @@ def test_tables_as_in_prediction(tmp_path: Path, content: bytes) -> None:
         assert find_inputs([table], frame, "image", as_images) == prediction.find_inputs([table], frame)
 
 
-@pytest.mark.parametrize("group", [False, True])
-def test_bags_of_a_table_as_in_prediction(tmp_path: Path, group: bool) -> None:
+@pytest.mark.parametrize("joined", [False, True])
+def test_bags_of_a_table_as_in_prediction(tmp_path: Path, joined: bool) -> None:
     table = tmp_path / "t.csv"
-    table.write_text("path,patient_id,mpp\na.h5,p,0.25\nb.h5,,\nc.h5,p,\nd.h5,,1e-1\n")
-    samples = find_inputs([table], None, "bag", partial(table_rows, kind="bag", group=group))
-    assert samples == prediction.find_inputs([table], None, "bag", group)
-    assert len(samples) == 4 - group
-    files = SourceFile(f"{tmp_path}/a.h5", 0.25), SourceFile(f"{tmp_path}/c.h5")
-    assert samples[0][:2] == (("a.h5;c.h5", files) if group else ("a.h5", files[0]))
+    column = "case_id" if joined else "patient_id"
+    table.write_text(f"path,{column},mpp,view\na.h5,p,0.25,\nb.h5,q,,\nc.h5,p,,biopsy\nd.h5,r,1e-1,\n")
+    samples = find_inputs([table], None, "bag", partial(table_rows, kind="bag"))
+    assert samples == prediction.find_inputs([table], None, "bag")
+    assert len(samples) == 4 - joined
+    case = Case((CaseFile(f"{tmp_path}/a.h5", 0.25), CaseFile(f"{tmp_path}/c.h5", view="biopsy")), "p")
+    assert samples[0][:2] == (("a.h5;c.h5", case) if joined else ("a.h5", SourceFile(f"{tmp_path}/a.h5", 0.25)))
 
 
 @pytest.mark.parametrize("name", ["a.h5;b.h5", "a.h5#mpp=0.25"])
 @pytest.mark.parametrize("kind", ["image", "slide", "bag"])
 def test_a_file_name_is_neither_a_list_nor_a_resolution(tmp_path: Path, name: str, kind: str) -> None:
-    (tmp_path / "t.csv").write_text(f"path,patient_id\n{name},p\nc.h5,p\n")
+    (tmp_path / "t.csv").write_text(f"path,case_id\n{name},p\nc.h5,p\n")
     path = f"{tmp_path}/{name}"
-    rows = partial(table_rows, kind=kind, group=kind == "bag")
+    rows = partial(table_rows, kind=kind)
     row, *others = find_inputs([tmp_path / "t.csv"], None, kind, rows)
-    expected = (SourceFile(path), SourceFile(f"{tmp_path}/c.h5")) if kind == "bag" else path
+    expected = Case((CaseFile(path), CaseFile(f"{tmp_path}/c.h5")), "p") if kind == "bag" else path
     assert row[1] == expected
     assert len(others) == (kind != "bag")
     assert find_inputs([path], None, kind, rows)[0][:2] == (path, path)
@@ -112,18 +113,17 @@ def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
     "content",
     [
         b"sep=;\r\npath;mpp\r\na.svs;0,25\r\nb.svs;\r\n",
-        b"path|patient_id|mpp\na.svs|01|0.25\nb.svs|1.0|0,5\n",
+        b"path|case_id|mpp\na.svs|01|0.25\nb.svs|1.0|0,5\nc.svs|01|\n",
         "path,mpp\na.svs,0.5\n".encode("utf-16-le"),
         b'path,note,mpp\na.svs,"2"" margin\nleft",1\nsub//b.svs,,2\n',
-        b"path,patient_id\ra.svs,unknown\rb.svs,p1\rc.svs,p1\r",
+        b"path,case_id\ra.svs,unknown\rb.svs,p1\rc.svs,p1\r",
     ],
 )
 @pytest.mark.parametrize("kind", ["bag", "slide"])
 def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
-    group = kind == "bag"
-    samples = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind, group=group))
-    assert samples == prediction.find_inputs([tmp_path / "t.csv"], None, kind, group)
+    samples = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind))
+    assert samples == prediction.find_inputs([tmp_path / "t.csv"], None, kind)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,16 @@ def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) 
         (b'path,note\na.png,"5 mm\nb.png,2" x\n', "a quote in lines 2 to 3"),
         ("path,label\na.png,\u80ba\u708e\n".encode("gbk"), "save it as UTF-8"),
         (b"path,path\na,b\n", "two columns are called 'path'"),
-        (b"path,patient_id\na,nan\nb,nan\nc,p\n", "identifies nobody, in 2 of 3 rows"),
+        (b"path,case_id\na,p\nb,\n", "line 3 have no case_id; give each row one"),
+        (b"path,case_id,view\na,p,x\nb,p,x\n", "lines 2, 3 are of one case and have the same view 'x'"),
     ],
 )
 def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UserError) as light:
-        find_inputs([tmp_path / "t.csv"], None, "bag", partial(table_rows, kind="bag", group=True))
+        find_inputs([tmp_path / "t.csv"], None, "bag", partial(table_rows, kind="bag"))
     with pytest.raises(UserError) as full:
-        prediction.find_inputs([tmp_path / "t.csv"], None, "bag", group=True)
+        prediction.find_inputs([tmp_path / "t.csv"], None, "bag")
     assert words in str(light.value)
     assert str(light.value) == str(full.value)
 

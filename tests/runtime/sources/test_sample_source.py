@@ -1,9 +1,11 @@
-"""Sources of samples: files with a resolution, several files of a bag, and file names that look like either."""
+"""Sources of samples: files with a resolution, several files of a case, and file names that look like either."""
 
 import pytest
 
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.sample_source import (
+    Case,
+    CaseFile,
     SourceFile,
     file_of,
     files_of,
@@ -16,20 +18,20 @@ from softfree_runtime.sources.sample_source import (
 @pytest.mark.parametrize("path", ["a.svs", "/x/y z#1.svs", "a#mpp=0.25", "a.h5;b.h5", ";", "a.svs#mpp=0.5;b.svs"])
 @pytest.mark.parametrize("mpp", [None, 0.25, 0.1 + 0.2, 1e-2])
 def test_a_path_is_never_parsed(path: str, mpp: float | None) -> None:
-    source = sample_source([SourceFile(path, mpp)])
+    source = sample_source(SourceFile(path, mpp))
     assert file_of(source) == SourceFile(path, mpp)
     assert name_of(source) == path
 
 
 def test_a_plain_file_stays_a_path() -> None:
-    assert sample_source([SourceFile("a.svs")]) == "a.svs"
-    assert sample_source([SourceFile("a.svs", 0.25)]) == SourceFile("a.svs", 0.25)
+    assert sample_source(SourceFile("a.svs")) == "a.svs"
+    assert sample_source(SourceFile("a.svs", 0.25)) == SourceFile("a.svs", 0.25)
 
 
 def test_several_files_are_one_sample() -> None:
-    files = SourceFile("a.h5"), SourceFile("b.h5", 0.5)
-    assert files_of(sample_source(files)) == files
-    assert name_of(sample_source(files)) == "a.h5;b.h5"
+    files = CaseFile("a.h5"), CaseFile("b.h5", 0.5)
+    assert files_of(Case(files)) == files
+    assert name_of(Case(files)) == "a.h5;b.h5"
 
 
 def test_text_for_people() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from softfree.core.precision import DTYPES
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.preprocessing.case import HEADER
 
 # The second step has the peak: AdamW creates its state at the end of the first.
 STEPS = 2
@@ -45,24 +46,20 @@ def _run(case: dict[str, Any]) -> dict[str, int]:
     """Build the model, run it, and return the memory before and at the peak."""
     import torch
 
-    from softfree.models import create_model
+    from softfree.planning.plan import build, sample_shape
+    from softfree.planning.work import Work
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     base = _status("VmRSS")
     compute = DTYPES[case["precision"]]
     dtype = compute if case["pure"] else torch.float32
-    model = create_model(
-        case["model"],
-        img_size=case["size"],
-        in_chans=case["channels"],
-        num_classes=case["classes"],
-        stem=case["stem"],
-        pool=case["pool"],
-        mlp_chunk=case["mlp_chunk"],
-    ).to(dtype)
-    model.set_grad_checkpointing(case["grad_checkpointing"])
-    pixels = torch.randn(case["batch_size"], case["channels"], case["size"], case["size"], dtype=dtype)
+    work = Work(**case)
+    model: Any = build(work).to(dtype)
+    model.set_grad_checkpointing(work.grad_checkpointing)
+    pixels = torch.randn(work.batch_size, *sample_shape(work), dtype=dtype)
+    if work.images is not None:
+        pixels[..., -HEADER:] = 0
     autocast = torch.autocast("cpu", compute, enabled=compute is not dtype)
     if not case["inference"]:
         optimizer = torch.optim.AdamW(model.train().parameters())

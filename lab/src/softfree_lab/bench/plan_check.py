@@ -43,6 +43,19 @@ CASES = (
     _case(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
     _case(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
     _case(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
+    # Cases of several images, with which nothing was fitted.
+    _case(model=TINY.format("seqnorm"), size=512, images=4),
+    _case(model=TINY.format("seqnorm"), size=384, images=4, batch_size=2, stem="pool", pool="mean_topk"),
+    _case(
+        model=TINY.format("seqnorm"),
+        size=1024,
+        images=20,
+        channels=1,
+        grad_checkpointing=True,
+        stem="pool",
+        pool="mean_topk",
+    ),
+    _case(model=TINY.format("seqnorm"), size=512, images=4, inference=True),
 )
 
 

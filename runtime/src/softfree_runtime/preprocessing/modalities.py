@@ -39,6 +39,7 @@ class Modality:
         axes: How many sides of a sample a graph may fix.
         sequence: Whether a sample is a sequence of any length, (N, F), instead of an array (C, ...) of pixels.
         has_resolution: Whether a table may give micrometers per pixel for it.
+        joined: Whether a table may join several files to one sample.
         lister: Module and function that lists the samples below a folder; None if each file is one.
     """
 
@@ -48,6 +49,7 @@ class Modality:
     axes: int = 2
     sequence: bool = False
     has_resolution: bool = False
+    joined: bool = False
     lister: tuple[str, str] | None = None
 
     def preprocessing_class(self) -> type:
@@ -95,6 +97,7 @@ _ALL = (
         axes=0,
         sequence=True,
         has_resolution=True,
+        joined=True,
     ),
     Modality(
         "case",
@@ -102,6 +105,7 @@ _ALL = (
         "numpy pillow simplejpeg pydicom tifffile",
         axes=0,
         sequence=True,
+        joined=True,
     ),
 )
 MODALITIES = {modality.name: modality for modality in _ALL}

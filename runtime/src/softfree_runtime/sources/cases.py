@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from softfree_runtime.core.errors import UserError, shortened
-from softfree_runtime.sources.sample_source import Case, CaseFile
+from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, files_of
 
 CASE, VIEW, TIME = "case_id", "view", "time"
 """Columns: rows with the same case are one sample; what an image shows; when it was taken."""
@@ -103,3 +103,21 @@ def parse_time(cell: object) -> float | None:
             " empty cell"
         )
     return number
+
+
+def known_views(sources: Sequence[SampleSource]) -> list[str]:
+    """Return the views of all cases, sorted."""
+    return sorted({file.view for file in _case_files(sources) if file.view})
+
+
+def longest_time(sources: Sequence[SampleSource]) -> float | None:
+    """Return the longest time between two files of a case; None if no case has two times."""
+    longest = 0.0
+    for source in sources:
+        times = [file.time for file in _case_files([source]) if file.time is not None]
+        longest = max(longest, max(times) - min(times)) if times else longest
+    return longest or None
+
+
+def _case_files(sources: Sequence[SampleSource]) -> list[CaseFile]:
+    return [file for source in sources for file in files_of(source) if isinstance(file, CaseFile)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,16 +14,22 @@ from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
 from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_time
-from softfree_runtime.sources.identity import identify_patients, refuse_nobody
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
-from softfree_runtime.sources.sample_source import CaseFile, SampleSource, SourceFile, resolution, sample_source
+from softfree_runtime.sources.sample_source import (
+    CaseFile,
+    SampleSource,
+    SourceFile,
+    file_of,
+    resolution,
+    sample_source,
+)
 from softfree_runtime.sources.table_text import FRAME, RowNamer, check_text, read_bytes
 from softfree_runtime.sources.walk import Skipped, files_below
 
 Input = str | Path | np.ndarray
 NamedSource = tuple[str, SampleSource | DecodedImage, int | None]
 TABLES = {".csv", ".tsv", ".parquet"}
-COLUMNS = ("path", "frame", "patient_id", "mpp", CASE, VIEW, TIME)
+COLUMNS = ("path", "frame", "mpp", CASE, VIEW, TIME)
 
 
 def find_inputs(
@@ -115,7 +120,6 @@ def table_rows(
     path: Path,
     frame: int | None,
     kind: str,
-    group: bool = False,
     image_root: str | Path | None = None,
     variables: Sequence[str] = (),
 ) -> list[NamedSource]:
@@ -124,8 +128,7 @@ def table_rows(
     Args:
         path: The table, with a column ``path``; :data:`COLUMNS` are known, too.
         frame: Frame of multi-frame files if the table has no such column.
-        kind: Kind of the samples; slides and bags have a resolution.
-        group: Join the rows of a patient.
+        kind: Kind of the samples; slides and bags have a resolution, and rows of bags and cases may be joined.
         image_root: Folder that the paths start from and must lie in; the table's by default.
         variables: Columns with clinical variables; the table may lack them.
 
@@ -140,9 +143,7 @@ def table_rows(
         raise UserError(f"{path}: no column 'path'; it has {listed(table.columns)}; expected one with the files, "
                         "relative to the table")  # fmt: skip
     say(path, table.notes)
-    return rows_as_samples(
-        path, dict(table.cells()), table.rows, table.columns, frame, kind, group, image_root, variables
-    )
+    return rows_as_samples(path, dict(table.cells()), table.rows, table.columns, frame, kind, image_root, variables)
 
 
 def rows_as_samples(
@@ -152,33 +153,25 @@ def rows_as_samples(
     columns: Collection[str],
     frame: int | None,
     kind: str,
-    group: bool,
     image_root: str | Path | None,
     variables: Sequence[str] = (),
 ) -> list[NamedSource]:
     """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
     samples: list[NamedSource] = []
-    sources: list[SourceFile] = []
     for (number, row), file in zip(cells.items(), files, strict=True):
         cell = row.get("frame", "")
         if cell and not re.fullmatch(FRAME, cell):
             raise UserError(
                 f"{path}: frame {shortened(cell)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
             )
-        sources.append(SourceFile(file, resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None))
+        mpp = resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None
         # With a column frame, an empty cell is the first frame.
         row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
-        samples.append((row["path"], sample_source(sources[-1:]), row_frame))
-    if kind == "case" and (CASE in columns or variables):
-        return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns])
-    if not group or "patient_id" not in columns:
+        samples.append((row["path"], sample_source(SourceFile(file, mpp)), row_frame))
+    if not MODALITIES[kind].joined or (CASE not in columns and not variables):
         return samples
-    groups = _rows_by_patient(path, [row["patient_id"] for row in cells.values()])
-    return [
-        (";".join(samples[row][0] for row in group), sample_source([sources[row] for row in group]), None)
-        for group in groups
-    ]
+    return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns])
 
 
 def _rows_by_case(
@@ -198,13 +191,7 @@ def _rows_by_case(
     own = [[number] for number in range(len(texts))]
     for group in group_rows(path, [row[CASE] for row in texts], names_of) if CASE in texts[0] else own:
         files = [
-            CaseFile(
-                str(samples[row][1]),
-                None,
-                samples[row][2],
-                texts[row].get(VIEW, "").strip(),
-                parse_time(texts[row].get(TIME)),
-            )
+            _case_file(samples[row], texts[row].get(VIEW, "").strip(), parse_time(texts[row].get(TIME)))
             for row in group
         ]
         values = {name: [texts[row].get(name, "") for row in group] for name in variables}
@@ -213,12 +200,8 @@ def _rows_by_case(
     return joined
 
 
-def _rows_by_patient(path: Path, ids: Sequence[str]) -> list[list[int]]:
-    """List the rows of each patient, by number; a row without a patient is a group of its own."""
-    counts = Counter(filter(None, ids))
-    patients = identify_patients(counts)
-    refuse_nobody(path, patients.nobody, sum(counts[text] for text in patients.nobody), counts.total())
-    groups: dict[object, list[int]] = {}
-    for row, text in enumerate(ids):
-        groups.setdefault(patients.keys.get(text) or row, []).append(row)
-    return list(groups.values())
+def _case_file(sample: NamedSource, view: str, time: float | None) -> CaseFile:
+    _, source, frame = sample
+    assert not isinstance(source, DecodedImage)
+    file = file_of(source)
+    return CaseFile(file.path, file.mpp, frame, view, time)

@@ -1,10 +1,9 @@
-"""What a sample is read from: a path, a path with the resolution of its row, or several files."""
+"""What a sample is read from: a path, a path with the resolution of its row, or the files of a case."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softfree_runtime.core.errors import UserError, shortened
@@ -28,7 +27,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class CaseFile(SourceFile):
-    """An image of a case.
+    """A file of a case: an image, or the features of a slide.
 
     Attributes:
         frame: Frame of a multi-frame file, counted from 0; None for the first.
@@ -43,10 +42,10 @@ class CaseFile(SourceFile):
 
 @dataclass(frozen=True)
 class Case:
-    """Images that are classified together, in an order that does not depend on the table's.
+    """Images or slides that are classified together, in an order that does not depend on the table's.
 
     Attributes:
-        files: The images.
+        files: The images or slides.
         id: Name of the case in the table; empty if it has none.
         variables: Columns with clinical variables, and their cells.
     """
@@ -56,23 +55,19 @@ class Case:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-SampleSource = str | SourceFile | tuple[SourceFile, ...] | Case
-"""A path; a file with its resolution; the files of a bag; or a case. A path may hold any character."""
+SampleSource = str | SourceFile | Case
+"""A path; a file with its resolution; or a case. A path may hold any character."""
 
 
-def sample_source(files: Sequence[SourceFile]) -> SampleSource:
-    """Return the source of a sample that consists of ``files``, in its simplest form."""
-    if len(files) > 1:
-        return tuple(files)
-    return files[0].path if files[0].mpp is None else files[0]
+def sample_source(file: SourceFile) -> SampleSource:
+    """Return the source of a sample of one file, in its simplest form."""
+    return file.path if file.mpp is None else file
 
 
 def files_of(source: SampleSource) -> tuple[SourceFile, ...]:
-    """Return the files of a sample: one, or the several files of a bag or a case."""
+    """Return the files of a sample: one, or those of a case."""
     if isinstance(source, Case):
         return source.files
-    if isinstance(source, tuple):
-        return source
     return (source if isinstance(source, SourceFile) else SourceFile(source),)
 
 

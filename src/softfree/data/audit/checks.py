@@ -16,7 +16,7 @@ from softfree.data.follow_up import EVENT, TIME
 from softfree.data.samples import join_cases
 from softfree.data.table import SPLITS, Table, patients_across_splits
 from softfree_runtime.core.errors import UserError, shortened
-from softfree_runtime.core.targets import Targets
+from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.sources.cases import CASE
 from softfree_runtime.sources.identity import one_slip_apart
 
@@ -155,21 +155,34 @@ def _find_splits_without_events(table: Table) -> Iterator[Problem]:
 
 
 def find_mixed_units(table: Table) -> Iterator[Problem]:
-    """Find numbers in two groups with a wide gap between, as when some rows have another unit."""
-    if table.task.by_class:
+    """Find columns of numbers in two groups with a wide gap between, as when some rows have another unit."""
+    targets = {
+        task.classes[0]: values[:, TIME] if task.timed else values
+        for _, task, values in single_targets(table.task, table.targets)
+        if task.numeric or task.timed
+    }
+    own = {"row", "patient", "frame", "mpp", "time", *targets}
+    others = {
+        str(name): table.frame[name].to_numpy(float, na_value=np.nan)
+        for name in table.frame.select_dtypes("number").columns.difference(list(own))
+    }
+    for name, values in (targets | others).items():
+        yield from _two_groups(table, name, np.flatnonzero(~np.isnan(values)), values)
+
+
+def _two_groups(table: Table, name: str, known: np.ndarray, values: np.ndarray) -> Iterator[Problem]:
+    """Find two groups of numbers in a column, of which the rows ``known`` are not empty."""
+    if not (values[known] > 0).all() or len(known) < 2 * LEAST_OF_UNIT:
         return
-    numbers = table.targets[:, TIME] if table.task.timed else table.targets
-    if not (numbers > 0).all() or len(numbers) < 2 * LEAST_OF_UNIT:
-        return
-    order = np.argsort(numbers, kind="stable")
-    logarithms = np.log10(numbers[order])
+    order = known[np.argsort(values[known], kind="stable")]
+    logarithms = np.log10(values[order])
     gaps = np.diff(logarithms)[LEAST_OF_UNIT - 1 : len(order) - LEAST_OF_UNIT]
     cut = int(gaps.argmax()) + LEAST_OF_UNIT  # the number of smaller ones
     low, high = (float(10 ** np.median(part)) for part in (logarithms[:cut], logarithms[cut:]))
     if gaps.max() < UNIT_GAP or high < UNIT_RATIO * low:
         return
     message = (
-        f"column {table.task.classes[0]!r} has two groups of numbers far apart, {cut} around {low:.3g} and"
+        f"column {name!r} has two groups of numbers far apart, {cut} around {low:.3g} and"
         f" {len(order) - cut} around {high:.3g}; are units mixed?"
     )
     few = order[:cut] if 2 * cut <= len(order) else order[cut:]

@@ -61,6 +61,7 @@ class DataSet:
         train: Suggested options of ``softfree train``.
         takes: Additional options of ``softfree prepare`` that it supports.
         cases: What a case can be, by ``--case``; the first is the default. Empty if each row is a sample.
+        train_cases: Options of ``softfree train`` on cases of slides, after ``softfree features``.
     """
 
     name: str
@@ -72,6 +73,7 @@ class DataSet:
     train: str = ""
     takes: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
+    train_cases: str = ""
 
 
 def official_file(root: Path, patterns: Sequence[str], source: str) -> Path:

@@ -18,7 +18,8 @@ class PrepareOptions:
         unmentioned: CheXpert and MIMIC-CXR: what a finding that the report does not mention becomes: an empty cell
             or 0.
         case: What a case is, whose images form one sample (a column case_id); default: the first of chexpert and
-            mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; ham10000: image or lesion.
+            mimic-cxr: study or image; vindr-mammo and cbis-ddsm: breast, exam or image; ham10000: image or lesion;
+            tcga: slide or patient.
         label: duke-breast-mri and tcga: column of the clinical table to predict; of tcga also time_to_event, for
             survival.
         progress: Show progress bars.
@@ -28,6 +29,6 @@ class PrepareOptions:
     seed: int = 0
     uncertain: Literal["empty", "positive", "negative"] = "empty"
     unmentioned: Literal["empty", "negative"] = "empty"
-    case: Literal["image", "study", "breast", "exam", "lesion"] | None = None
+    case: Literal["image", "study", "breast", "exam", "lesion", "slide", "patient"] | None = None
     label: str | None = None
     progress: bool = True

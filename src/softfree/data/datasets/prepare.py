@@ -90,6 +90,7 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
     with replacing(table) as temporary:
         _ordered(frame, rows.findings).to_csv(temporary, index=False)
     findings, unused = _usable(frame, rows.findings)
+    joined = "case_id" in frame and bool(data_set.train_cases)
     return PreparedDataSet(
         table=table,
         rows={str(name): int(count) for name, count in frame["split"].value_counts().items()},
@@ -98,7 +99,13 @@ def prepare(data_set: DataSet, root: Path, options: PrepareOptions) -> PreparedD
         findings=findings,
         left_out=left_out,
         notes=(*rows.notes, *notes, *unused),
-        command=_command(table, folder, findings, f"{rows.train} {data_set.train}"),
+        command=_command(
+            table,
+            folder,
+            findings,
+            f"{rows.train} {data_set.train_cases if joined else data_set.train}".strip(),
+            features=joined,
+        ),
     )
 
 
@@ -156,10 +163,15 @@ def _usable(frame: pd.DataFrame, findings: tuple[str, ...]) -> tuple[tuple[str, 
     return usable, [note] if others else []
 
 
-def _command(table: Path, folder: Path, findings: tuple[str, ...], train: str) -> str:
-    words = ["softfree train", shlex.quote(str(table))]
+def _command(table: Path, folder: Path, findings: tuple[str, ...], train: str, *, features: bool) -> str:
+    """Return the command that trains on the table, for cases of slides after one that computes their features."""
+    given = [shlex.quote(str(table))]
     if table.resolve().parent != folder.resolve():
-        words.append(f"--image-root {shlex.quote(str(folder))}")
-    if findings:
-        words.append(f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}")
-    return " ".join([*words, train.strip()]).strip()
+        given.append(f"--image-root {shlex.quote(str(folder))}")
+    labels = [f"--labels {shlex.quote('[' + ', '.join(findings) + ']')}"] if findings else []
+    if not features:
+        return " ".join(["softfree train", *given, *labels, train]).strip()
+    out = table.parent / "features"
+    encode = ["softfree features", *given, "--encoder pixels --out", shlex.quote(str(out))]
+    train_words = ["softfree train", shlex.quote(str(out / "table.csv")), *labels, train]
+    return f"{' '.join(encode)} && {' '.join(train_words)}"

@@ -6,9 +6,9 @@ one each), and next to them one clinical table: the portal's ``clinical.tsv``, c
 characters of the barcode (https://docs.gdc.cancer.gov/Encyclopedia/pages/TCGA_Barcode/), the tissue source site the 6th
 and 7th, the kind of sample the 14th and 15th. All rows of a patient must have the same label.
 
-Each slide is a row; ``--group`` of ``softfree train`` joins the tile features of all slides of a patient, whom the
-clinical table describes. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11 normal tissue) tell
-slides apart. Ages are in years.
+Each slide is a row. With ``--case patient`` those of a patient, whom the clinical table describes, are a case, for
+training on the features of their tiles. ``slide_type`` (DX, TS, BS, MS) and ``sample_type`` (01 primary tumor, 11
+normal tissue) tell slides apart. Ages are in years.
 
 ``event`` (1 dead, 0 alive) and ``time_to_event`` (days after the diagnosis) come from vital_status, days_to_death and
 days_to_last_follow_up of the portal, with or without the prefixes ``demographic.`` and ``diagnoses.``, or from
@@ -26,6 +26,7 @@ from pathlib import Path
 import pandas as pd
 
 from softfree.data.datasets.base import DataSet, DataSetRows, numbers, read_text, wanted_label, without
+from softfree.data.datasets.cases import with_cases
 from softfree.data.datasets.options import PrepareOptions
 from softfree.data.datasets.survival import EVENT, TIME, TRAIN, survival
 from softfree_runtime.core.errors import UserError
@@ -92,6 +93,8 @@ def _read(root: Path, options: PrepareOptions) -> DataSetRows:
             needed = "; ".join(" or ".join(names) for names in (_STATUS, _DEATH, _FOLLOW_UP))
             raise UserError(f"{path}: --label {TIME} needs the columns {needed}")
         frame["label"] = frame[EVENT]
+    if options.case == "patient":
+        frame = with_cases(frame, frame["patient_id"])
     left_out = tuple(zip(frame["path"][reasons.notna()], reasons.dropna(), strict=True))
     train = TRAIN if label == TIME else ""
     return DataSetRows(frame[reasons.isna()], left_out=left_out, notes=tuple(notes), train=train)
@@ -141,4 +144,6 @@ TCGA = DataSet(
     read=_read,
     train="--mpp 8",
     takes=("label",),
+    cases=("slide", "patient"),
+    train_cases="--model seqnorm_bag_tiny",
 )

@@ -1,22 +1,28 @@
-"""Preprocessing and augmentation of bags: the features of all tiles of a slide, or of a patient's slides."""
+"""Preprocessing and augmentation of bags: the features of all tiles of a slide, or of the slides of a case."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from softfree.data.modalities.feature_files import TileFeatures, read_features, read_header
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.sample_source import SampleSource, SourceFile, files_of, name_of
+from softfree_runtime.preprocessing.case import left_out_of, relative_times, view_number
+from softfree_runtime.sources.cases import known_views, longest_time
+from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
     import torch
 
     from softfree.core.options import TrainOptions
+
+COORDINATES = 3  # at the end of the row of a tile: x, y and the number of its file
+VIEW, TIME = -5, -4  # columns before these, if the bags of a run have views or times
+UNKNOWN_VIEW = 0.1  # share of slides whose view the augmentation hides, so that a model also works without views
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class BagPreprocessing:
         encoder: Name of the encoder; files that name another are refused. None if the files name none.
         positions: Use the positions of the tiles; otherwise all are at (0, 0).
         tile_dropout: Fraction of tiles dropped at random in training; 0 uses all.
+        views: Known views of slides, numbered from 1; 0 stands for all others.
+        time_scale: Longest time between two slides of a training case, the unit of time of the model; None to ignore
+            times.
+        view_dropout: Share of the slides of a case that training leaves out, so that the model also works with fewer.
     """
 
     kind: ClassVar[str] = "bag"
@@ -36,10 +46,13 @@ class BagPreprocessing:
     encoder: str | None = None
     positions: bool = True
     tile_dropout: float = 0.0
+    views: list[str] = field(default_factory=list)
+    time_scale: float | None = None
+    view_dropout: float = 0.0
 
     @classmethod
-    def create(cls, sources: Sequence[SampleSource]) -> BagPreprocessing:
-        """Take number of features and encoder from the first readable file.
+    def create(cls, sources: Sequence[SampleSource], view_dropout: float = 0.0) -> BagPreprocessing:
+        """Take number of features and encoder from the first readable file, views and times from all cases.
 
         Raises:
             UserError: No file can be read.
@@ -48,7 +61,10 @@ class BagPreprocessing:
         for source in sources:
             for file in files_of(source):
                 try:
-                    return cls(*read_header(file.path))
+                    features, encoder = read_header(file.path)
+                    views, scale = known_views(sources), longest_time(sources)
+                    dropout = view_dropout if any(isinstance(source, Case) for source in sources) else 0.0
+                    return cls(features, encoder, views=views, time_scale=scale, view_dropout=dropout)
                 except ReadError as error:
                     reason = str(error)
         raise UserError(f"no feature file of the table can be read: {reason}")
@@ -56,39 +72,66 @@ class BagPreprocessing:
     @classmethod
     def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> BagPreprocessing:
         """Create it from the files of a training run."""
-        return cls.create(sources)
+        return cls.create(sources, options.view_dropout)
+
+    @property
+    def of_cases(self) -> bool:
+        """Whether the tiles have the views or the times of their slides."""
+        return bool(self.views) or self.time_scale is not None
+
+    @property
+    def row_width(self) -> int:
+        """Number of values of a tile of a prepared bag."""
+        return self.in_features + 2 * self.of_cases + COORDINATES
 
     def load(self, source: SampleSource, frame: int | None = None) -> np.ndarray:
-        """Read the files of one bag.
+        """Read the readable files of one bag.
 
         Returns:
             float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
+            With views or times (N, F + 5): these stand before x.
 
         Raises:
             ReadError: As :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` if the
-                positions of the tiles are unknown.
+                positions of the tiles are unknown; of a case only if none of its files can be read.
         """
-        return self.load_sized(source, frame)[0]
+        return self.load_readable(source, frame)[0]
 
     def load_sized(self, source: SampleSource, frame: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return :meth:`load`, and the number of tiles."""
-        if frame:
-            raise ReadError(f"got frame {frame}; a bag of tiles has no frames", "unsupported", path=name_of(source))
-        blocks = [self._rows(number, file) for number, file in enumerate(files_of(source))]
-        bag = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # a copy of a large bag may not fit in memory
+        bag = self.load(source, frame)
         return bag, (len(bag),)
+
+    def load_readable(self, source: SampleSource, frame: int | None = None) -> tuple[np.ndarray, ReadError | None]:
+        """Return :meth:`load`, and an error that names the files of a case that are left out; None if none is."""
+        files = files_of(source)
+        if frame or any(isinstance(file, CaseFile) and file.frame for file in files):
+            number = frame or next(file.frame for file in files if isinstance(file, CaseFile) and file.frame)
+            raise ReadError(f"got frame {number}; a bag of tiles has no frames", "unsupported", path=name_of(source))
+        blocks: list[np.ndarray] = []
+        errors = []
+        for file, time in zip(files, relative_times(files, self.time_scale), strict=True):
+            try:
+                blocks.append(self._rows(len(blocks), file, time))
+            except ReadError as error:
+                errors.append(error)
+        left_out = left_out_of(errors, len(files), "files")
+        return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks)), left_out  # a copy may not fit in memory
 
     def small_copy(self, sample: torch.Tensor) -> np.ndarray:
         """Return the mean features of a bag (N, F + 3)."""
-        return sample[:, :-3].mean(0).numpy()
+        return sample[:, : self.in_features].mean(0).numpy()
 
     def augmentation(self) -> BagAugmentation:
         """Return the augmentation of bags."""
-        return BagAugmentation(self.tile_dropout)
+        return BagAugmentation(self.tile_dropout, self.view_dropout, self.of_cases)
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the model arguments that follow from the bags."""
-        return {"in_features": self.in_features}
+        arguments: dict[str, Any] = {"in_features": self.in_features}
+        if self.of_cases:
+            arguments |= {"views": len(self.views), "timed": self.time_scale is not None}
+        return arguments
 
     def sample_bytes(self) -> int | None:
         """Return None: bags differ in size."""
@@ -102,13 +145,17 @@ class BagPreprocessing:
         """Describe the preprocessing in sentences."""
         name = "" if self.encoder is None else f" of {self.encoder}"
         positions = "with their positions in millimeters" if self.positions else "without positions"
-        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}."]
+        views = f"; the views {', '.join(self.views)}" if self.views else ""
+        times = "" if self.time_scale is None else f"; times in units of {self.time_scale:g}"
+        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}{views}{times}."]
 
-    def _rows(self, number: int, file: SourceFile) -> np.ndarray:
+    def _rows(self, number: int, file: SourceFile, time: float) -> np.ndarray:
         tiles = read_features(file.path, mpp=file.mpp)
         self._check(file.path, tiles, file.mpp)
-        out = np.zeros((len(tiles.features), self.in_features + 3), np.float32)
+        out = np.zeros((len(tiles.features), self.row_width), np.float32)
         out[:, : self.in_features] = tiles.features
+        if self.of_cases:
+            out[:, VIEW], out[:, TIME] = view_number(file, self.views), time
         if self.positions:
             out[:, -3:-1] = tiles.coords_mm
         out[:, -1] = number
@@ -140,21 +187,23 @@ class BagPreprocessing:
 
 
 class BagAugmentation:
-    """Random rotation and flip of each slide about its center, and tile dropout.
+    """Random rotation and flip of each slide about its center, slides left out, views hidden, and tile dropout.
 
     Args:
         tile_dropout: Fraction of tiles to drop.
+        view_dropout: Share of the slides of a case to leave out.
+        of_cases: Whether tiles have the views of their slides, of which some are hidden.
     """
 
-    def __init__(self, tile_dropout: float = 0.0) -> None:
-        self.tile_dropout = tile_dropout
+    def __init__(self, tile_dropout: float = 0.0, view_dropout: float = 0.0, of_cases: bool = False) -> None:
+        self.tile_dropout, self.view_dropout, self.of_cases = tile_dropout, view_dropout, of_cases
 
     def __call__(self, bag: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment a bag (N, F + 3); equal seeds give equal results in any process and order."""
         import torch  # not at the top: prediction from an exported file works without it
 
         random = np.random.default_rng(seed)
-        bag = bag.clone()
+        bag = self._fewer_slides(bag, random) if self.view_dropout else bag.clone()
         for number in bag[:, -1].unique():
             angle, flip = random.uniform(0, 2 * math.pi), random.choice([-1.0, 1.0])
             turn = torch.tensor(
@@ -165,13 +214,30 @@ class BagAugmentation:
             positions = bag[own, -3:-1].double()
             center = (positions.amin(0) + positions.amax(0)) / 2
             bag[own, -3:-1] = ((positions - center) @ turn + center).to(bag.dtype)
+            if self.of_cases and random.random() < UNKNOWN_VIEW:
+                bag[own, VIEW] = 0
         if self.tile_dropout:
             kept = random.random(len(bag)) >= self.tile_dropout
             kept[random.integers(len(bag))] = True  # keep at least one tile
             bag = bag[torch.from_numpy(kept)]
         return bag
 
+    def _fewer_slides(self, bag: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+        """Return a copy without some of its slides, which are numbered anew as if these were missing."""
+        import torch
+
+        _, numbers = bag[:, -1].unique(return_inverse=True)
+        count = int(numbers.max()) + 1
+        kept = random.random(count) >= self.view_dropout
+        kept[random.integers(count)] = True  # keep at least one slide
+        kept_of_tile = torch.from_numpy(kept)[numbers]
+        bag = bag[kept_of_tile]
+        bag[:, -1] = torch.from_numpy(np.cumsum(kept) - 1)[numbers[kept_of_tile]].to(bag.dtype)
+        return bag
+
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
+        left_out = f", {100 * self.view_dropout:g} % of the slides of a case left out" if self.view_dropout else ""
+        hidden = f", {100 * UNKNOWN_VIEW:g} % of the views hidden" if self.of_cases else ""
         dropped = f", {100 * self.tile_dropout:g} % of the tiles dropped" if self.tile_dropout else ""
-        return f"slides rotated by any angle and flipped{dropped}"
+        return f"slides rotated by any angle and flipped{left_out}{hidden}{dropped}"

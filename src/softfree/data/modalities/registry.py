@@ -89,7 +89,7 @@ _ALL = (
         ("softfree.data.modalities.bag", "BagPreprocessing"),
         "number of tiles",
         1,
-        options=("group",),
+        options=(),
         small_copy="mean of the features",
         model_family="bag",
         has_resolution=True,

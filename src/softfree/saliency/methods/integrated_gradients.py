@@ -13,6 +13,7 @@ from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
+from softfree_runtime.preprocessing.case import TOKENIZER
 
 STEPS = 8
 
@@ -23,14 +24,22 @@ def empty_sample(model: Classifier, sample: Tensor) -> Tensor:
     Positions, sizes and padding stay.
     """
     if isinstance(model, CaseTransformer):
-        count = math.prod(model.image_shape)
-        pixels = sample[..., :count].unflatten(2, model.image_shape)
-        mean = pixels.mean(dim=tuple(range(3, pixels.ndim)), keepdim=True).expand_as(pixels)
-        return torch.cat([mean.flatten(2), sample[..., count:]], dim=2)
+        return _empty_case(model, sample)
     if not isinstance(model, BagTransformer):
         return sample.mean(dim=tuple(range(2, sample.ndim)), keepdim=True).expand_as(sample)
     mean = sample.where(sample[..., -1:].isfinite(), torch.nan)[..., : model.in_features].nanmean(1, keepdim=True)
     return torch.cat([mean.expand(-1, sample.shape[1], -1), sample[..., model.in_features :]], dim=2)
+
+
+def _empty_case(model: CaseTransformer, sample: Tensor) -> Tensor:
+    """Replace the pixels of each image (B, R, F + 3) by the mean of their channel; padding stays."""
+    empty = sample.clone()
+    for row in empty.flatten(0, 1):
+        if not row[TOKENIZER].isnan():
+            shape = model.image_shapes[int(row[TOKENIZER])]
+            pixels = row[: math.prod(shape)].view(shape[0], -1)
+            pixels.copy_(pixels.mean(dim=1, keepdim=True).expand_as(pixels))
+    return empty
 
 
 def integrated_gradients(

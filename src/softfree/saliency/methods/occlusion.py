@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
@@ -36,7 +37,7 @@ def occlusion(
         is the log odds: see :func:`~softfree.saliency.methods.integrated_gradients.distribute_remainder`.
     """
     start, prefix = encoder_input(model, empty_sample(model, sample)), model.num_prefix_tokens
-    window = windows(entry.grid or (entry.tokens.shape[1] - prefix,)).to(entry.tokens.device)
+    window = _windows_of(model, entry, sample).to(entry.tokens.device)
     count = int(window.max()) + 1
     total, drops = odds(logits.double(), target), []
     for chunk in torch.arange(count, device=window.device).split(max(1, _TOGETHER // len(window))):
@@ -50,6 +51,16 @@ def occlusion(
     real = torch.ones_like(window) if mask is None else mask[0].long()
     size = torch.zeros_like(window[:count]).index_add(0, window, real).clamp(min=1)
     return distribute_remainder((torch.cat(drops) / size)[window].unsqueeze(0), total, mask)
+
+
+def _windows_of(model: Classifier, entry: EncoderInput, sample: Tensor) -> Tensor:
+    """Window number of each token (N,): windows lie within an image of a case."""
+    if not isinstance(model, CaseTransformer):
+        return windows(entry.grid or (entry.tokens.shape[1] - model.num_prefix_tokens,))
+    numbers: list[Tensor] = []
+    for grid in model.grids(sample[0]):
+        numbers.append(windows(grid) + (int(numbers[-1].max()) + 1 if numbers else 0))
+    return torch.cat(numbers)
 
 
 def windows(grid: Sequence[int]) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from softfree.data.modalities.case import CasePreprocessing
+from softfree.models.case import CaseTransformer
 from softfree.saliency.geometry import TokenGrid
 from softfree.saliency.maps import Map
 from softfree.saliency.rendering import RenderedMap
@@ -28,7 +31,8 @@ class CaseSample:
     images: tuple[Sample, ...]
     names: tuple[str, ...]
     views: tuple[str, ...]
-    grid: tuple[int, ...]
+    grids: tuple[tuple[int, ...], ...]
+    forms: tuple[tuple[str, ...], ...]
 
     @classmethod
     def read(cls, opener: SampleOpener, source: SampleSource | DecodedImage, frame: int | None) -> CaseSample:
@@ -36,14 +40,17 @@ class CaseSample:
         preprocessing = opener.preprocessing
         assert isinstance(preprocessing, CasePreprocessing)
         array, readable, left_out = preprocessing.load_images(source, frame)
-        single = replace(opener, preprocessing=preprocessing.images).single
         files = [source.files[number] for number in readable] if isinstance(source, Case) else []
-        images = [single(file.path, file.frame) for file in files] or [single(source, frame)]
+        inputs: list[tuple[Any, int | None]] = [(file.path, file.frame) for file in files] or [(source, frame)]
+        tokenizers = [preprocessing.tokenizer(file) for file in files] or [preprocessing.tokenizer(source)]
+        openers = [opener.of_tokenizer(number) for number in tokenizers]
+        images = [own.single(*given) for own, given in zip(openers, inputs, strict=True)]
         names = [file.path for file in files] or ["" if isinstance(source, DecodedImage) else name_of(source)]
         views = [file.view for file in files] or [""]
-        patches = opener.patch[-len(preprocessing.shape) + 1 :]
-        grid = tuple(-(-side // patch) for side, patch in zip(preprocessing.shape[1:], patches, strict=True))
-        return cls(left_out, torch.from_numpy(array), tuple(images), tuple(names), tuple(views), grid)
+        assert isinstance(opener.model, CaseTransformer)
+        tensor, forms = torch.from_numpy(array), tuple(own.forms for own in openers)
+        grids = tuple(opener.model.grids(tensor))
+        return cls(left_out, tensor, tuple(images), tuple(names), tuple(views), grids, forms)
 
     @property
     def token_grid(self) -> TokenGrid:
@@ -52,13 +59,18 @@ class CaseSample:
 
     def parts(self, maps: Sequence[Map]) -> list[Part]:
         """Return each image with its part of the maps, whose values on the tokens of all images are split."""
-        split = [map_.values.reshape(len(self.images), *self.grid) for map_ in maps]
+        ends = np.cumsum([math.prod(grid) for grid in self.grids])
+        split = [np.split(map_.values, ends[:-1]) for map_ in maps]
         return [
             Part(
                 self.names[number],
                 self.views[number],
                 image,
-                tuple(replace(map_, values=values[number]) for map_, values in zip(maps, split, strict=True)),
+                tuple(
+                    replace(map_, values=values[number].reshape(self.grids[number]))
+                    for map_, values in zip(maps, split, strict=True)
+                ),
+                self.forms[number],
             )
             for number, image in enumerate(self.images)
         ]

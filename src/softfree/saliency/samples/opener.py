@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.case import CasePreprocessing
+from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.saliency.captions import MapText, method_title
 from softfree.saliency.geometry import TokenGrid
@@ -63,12 +64,14 @@ class Part:
         view: Its view in a case; empty if unknown.
         sample: The image.
         maps: Maps on its tokens.
+        forms: The formats written for it.
     """
 
     name: str
     view: str
     sample: Sample
     maps: tuple[Map, ...]
+    forms: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,10 @@ class SampleOpener:
     identity: bool = False
 
     def __post_init__(self) -> None:
-        kind = self.kind
+        for kind in self.kinds:
+            self._check(kind)
+
+    def _check(self, kind: str) -> None:
         if kind not in SAMPLE_KINDS:
             raise UserError(
                 f"a run on samples of kind {kind} has no pixels to draw a map on; "
@@ -126,15 +132,23 @@ class SampleOpener:
             raise UserError(f"--format {self.form} is not for samples of kind {kind}; expected {known}")
 
     @property
-    def kind(self) -> str:
-        """Kind of the samples; of cases, that of their images."""
+    def kinds(self) -> list[str]:
+        """Kind of the samples; of cases, those of their images."""
         preprocessing = self.preprocessing
-        return preprocessing.images.kind if isinstance(preprocessing, CasePreprocessing) else preprocessing.kind
+        each = preprocessing.images if isinstance(preprocessing, CasePreprocessing) else [preprocessing]
+        return list(dict.fromkeys(images.kind for images in each))
+
+    def of_tokenizer(self, number: int) -> SampleOpener:
+        """Return the opener of the images of one tokenizer of a run on cases."""
+        assert isinstance(self.preprocessing, CasePreprocessing)
+        assert isinstance(self.model, CaseTransformer)
+        images = self.preprocessing.images[number]
+        return replace(self, preprocessing=images, model=self.model.tokenizer(number))
 
     @property
     def forms(self) -> tuple[str, ...]:
-        """The formats written for each image."""
-        return SAMPLE_KINDS[self.kind].default if self.form is None else (self.form,)
+        """The formats written for each image of a run on samples of one kind."""
+        return SAMPLE_KINDS[self.preprocessing.kind].default if self.form is None else (self.form,)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -154,7 +168,7 @@ class SampleOpener:
         """Read and prepare a sample that is not a case; ReadError if that is not possible."""
         if self.form == "dicom":
             _require_dicom(source)
-        module, name = SAMPLE_KINDS[self.kind].module
+        module, name = SAMPLE_KINDS[self.preprocessing.kind].module
         sample: Sample = getattr(import_module(module), name).read(self, source, frame)
         return sample
 
