@@ -132,8 +132,11 @@ def _augmentation_of_views(dataset: SampleDataset, tta: int) -> Augmentation | N
     if tta == 1:
         return None
     preprocessing = dataset.preprocessing
-    is_case = isinstance(preprocessing, CasePreprocessing)
-    augmentation = preprocessing.augmentation_of_views() if is_case else preprocessing.augmentation()
+    augmentation: Augmentation | None
+    if isinstance(preprocessing, CasePreprocessing):
+        augmentation = preprocessing.augmentation_of_views()
+    else:
+        augmentation = preprocessing.augmentation()
     if augmentation is None:
         raise UserError(f"--tta {tta}: samples of kind {preprocessing.kind} have no augmentation; leave it out")
     return augmentation
