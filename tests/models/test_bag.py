@@ -65,13 +65,14 @@ def test_views_and_times_of_slides_are_added_to_their_tiles() -> None:
     embed = model.patch_embed
     plain = (embed.proj(embed.norm(tiles[:, :16])) + sincos_codes(tiles[:, -3:], 24, SLIDE_WAVES)).detach()
     for token, (view, time) in zip(plain, tiles[:, 16:18].tolist(), strict=True):
-        token += embed.case_embed.view.weight[0].detach()
+        code = embed.case_embed.view.weight[0].detach()
         if view:
-            token += embed.case_embed.view.weight[int(view)].detach()
+            code = code + embed.case_embed.view.weight[int(view)].detach()
         if not math.isnan(time):
             angles = [2 * math.pi * frequency * time for frequency in FREQUENCIES]
-            code = torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
-            token += embed.case_embed.time(code).detach()
+            waves = torch.tensor([*map(math.sin, angles), *map(math.cos, angles)], dtype=torch.float64)
+            code = code + embed.case_embed.time(waves).detach()
+        token += code * 24**0.5  # the root of the width
     torch.testing.assert_close(embed(tiles.unsqueeze(0))[0], plain)
     both = model(collate_bags([tiles, case(40)]))
     torch.testing.assert_close(both[:1], model(tiles.unsqueeze(0)), rtol=0, atol=1e-9)

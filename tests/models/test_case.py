@@ -62,12 +62,13 @@ def test_a_case_is_one_sequence() -> None:
     """The tokens of all images are those of the model of one image, with view and time added, in one sequence."""
     model, case = make(), draw(3, 1)
     images = case[0, :, :-3].reshape(3, *SHAPE)
-    views = model.case_embed.view.weight
+    root = 128**0.5  # codes are scaled by the root of the width
+    views = model.case_embed.view.weight * root
     own = [views[0] + views[number] if number else views[0] for number in case[0, :, -3].long().tolist()]
     tokens = model.embed(images)[0] + torch.stack(own).unsqueeze(1)
     for number in (1, 2):
         angle = 2 * math.pi * case[0, number, -2] * torch.tensor([0.25, 0.5, 1, 2, 4], dtype=torch.float64)
-        tokens[number] += model.case_embed.time(torch.cat([angle.sin(), angle.cos()]))
+        tokens[number] += root * model.case_embed.time(torch.cat([angle.sin(), angle.cos()]))
     want = model.forward_head(model.norm(model.blocks(tokens.reshape(1, -1, 128))))
     torch.testing.assert_close(model(case), want)
 

@@ -30,14 +30,15 @@ class CaseEmbed(nn.Module):
         nn.init.zeros_(self.view.weight)
         nn.init.normal_(self.view.weight[0], std=0.02)
         self.time = nn.Linear(2 * len(FREQUENCIES), embed_dim).apply(init_linear) if timed else None
+        self.scale = math.sqrt(embed_dim)  # weights of 0.02 would be lost among tokens, which are far larger
 
     def forward(self, view: Tensor, time: Tensor) -> Tensor:
         """Embed numbers of views (...) and times (...), NaN where unknown: codes (..., C)."""
         numbers = view.nan_to_num().long()
         codes = self.view.weight[0] + self.view(numbers) * (numbers > 0).unsqueeze(-1)
         if self.time is None:
-            return codes
+            return codes * self.scale
         time = time.unsqueeze(-1)
         angles = 2 * math.pi * time.nan_to_num() * time.new_tensor(FREQUENCIES)
         of_time = self.time(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.time.weight.dtype))
-        return codes + of_time.masked_fill(time.isnan(), 0)
+        return (codes + of_time.masked_fill(time.isnan(), 0)) * self.scale

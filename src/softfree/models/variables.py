@@ -35,8 +35,7 @@ class VariableEmbedding(nn.Module):
         for variable in variables:
             if set(variable) not in ({"categories"}, {"mean", "std"}) or variable.get("std", 1) <= 0:
                 raise UserError(f"Got a variable {dict(variable)}: expected 'categories', or 'mean' and 'std' above 0.")
-        # Tokens of a stem are hundreds of times as large as weights at the start, which learn by steps of equal size.
-        self.scale = math.sqrt(embed_dim)
+        self.scale = math.sqrt(embed_dim)  # weights of 0.02 would be lost among tokens, which are far larger
         self.variables = [dict(variable) for variable in variables]
         self.embeddings = nn.ModuleList(
             nn.Embedding(int(variable["categories"]) + 1, embed_dim)
