@@ -76,6 +76,7 @@ def test_evaluation_repeats_the_values_of_training(run: Run, grades: Path, tmp_p
     assert of_training["mae"]["value"] == pytest.approx(np.abs(predicted - scores.targets).mean())
 
 
+@pytest.mark.slow
 def test_prediction_and_export_agree(run: Run, grades: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from softfree_runtime.prediction import predict

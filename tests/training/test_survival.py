@@ -82,6 +82,7 @@ def test_a_run_keeps_intervals_and_horizons(run: Run, path: Path) -> None:
     assert history["val_c_index"].between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_evaluation_prediction_and_export_agree(run: Run, cox: Run, path: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from softfree_runtime.prediction import predict
@@ -150,7 +151,7 @@ def test_a_cox_loss_says_what_batches_change(path: Path, tmp_path: Path, capsys:
     assert "compares only the 4 samples of a batch; --grad-accum 2 adds such comparisons" in said
 
 
-@pytest.mark.parametrize("loss", ["hazard", "cox"])
+@pytest.mark.parametrize("loss", ["hazard", pytest.param("cox", marks=pytest.mark.slow)])
 def test_a_study_shares_its_intervals(path: Path, tmp_path: Path, loss: str) -> None:
     train = json.dumps(TRAIN | {"epochs": 1} | ({"loss": "cox"} if loss == "cox" else {}))
     options = ["--train", train, "--folds", "2", "--ignore-split", "--no-progress", "--out", str(tmp_path / "s")]
@@ -221,7 +222,7 @@ def test_what_survival_does_not_have(
     names = {"RUN": str(run.folder), "TABLE": str(path), "IMAGE": str(path.parent / "0.png")}
     arguments = [names.get(part, part) for part in command]
     if command[0] in ("train", "explain", "convert"):
-        arguments += ["--out", str(tmp_path / "out")]
+        arguments += ["--out", str(tmp_path / "out") + (".safetensors" if command[0] == "convert" else "")]
     assert main(arguments) == 2
     assert why in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()

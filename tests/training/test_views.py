@@ -147,6 +147,7 @@ def test_maps_of_images_and_volumes(run: Run, tmp_path: Path) -> None:
         explain(run, [str(path)], ExplainOptions(out=tmp_path, format="dicom"))
 
 
+@pytest.mark.slow
 def test_an_exported_file_takes_them(run: Run, tmp_path: Path) -> None:
     exported = export(run.folder, ExportOptions(out=tmp_path / "model.onnx"))
     rows = softfree_runtime.predict(exported.path, str(run.table_path))

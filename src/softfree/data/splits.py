@@ -9,7 +9,7 @@ import numpy as np
 
 from softfree.data.follow_up import EVENT
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.targets import single_targets
+from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.core.task import Task
 
 _SMALLEST = 1e-9  # below, a fraction is rounding error, as in 1 - 0.8 - 0.2
@@ -100,6 +100,8 @@ def number_strata(targets: np.ndarray, most: int) -> np.ndarray:
 
 def strata_in_words(task: Task) -> str:
     """Say by what patients are stratified."""
+    if isinstance(task, Targets):
+        return "each target"
     return "fifths of the number" if task.numeric else "event" if task.timed else "class"
 
 

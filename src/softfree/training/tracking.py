@@ -26,7 +26,10 @@ from softfree_runtime.core.files import write_atomically
 
 NAMES = ("csv", "tensorboard", "mlflow", "wandb")
 PROJECT = "softfree"
-PRIVATE = {"label", "event", "labels", "positive", "classes_in_order", "weights", "cache", "logger"}
+PRIVATE = {
+    *("label", "event", "labels", "positive", "classes_in_order", "variables", "categorical"),
+    *("weights", "cache", "logger"),
+}
 """Options that may name columns, classes or files; those that are paths by type are private, too."""
 MLFLOW_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that an epoch waits at most
