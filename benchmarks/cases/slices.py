@@ -12,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 VIEWS = ("sagittal", "coronal", "axial")
+SIDE = 64  # pixels of 1 mm, more than any of the volumes
 
 
 def main() -> None:
@@ -25,14 +26,17 @@ def main() -> None:
 
 
 def slices(path: Path, out: Path, number: int, case: object) -> list[dict[str, str]]:
-    """Write the three slices of a volume in the orientation of the patient, all of one gray scale, and list them."""
+    """Write the three slices of a volume in the orientation of the patient, at one scale, and list them."""
     voxels = np.asarray(nib.as_closest_canonical(nib.load(path)).dataobj, dtype=np.float64)
     low, high = np.percentile(voxels, (0.5, 99.5))
     rows = []
     for axis, view in enumerate(VIEWS):
         plane = np.take(voxels, voxels.shape[axis] // 2, axis=axis)
         pixels = np.rot90(255 * np.clip((plane - low) / (high - low), 0, 1)).astype(np.uint8)
-        Image.fromarray(pixels).save(out / f"{number:02}_{view}.png")
+        rows_before, columns_before = ((SIDE - side) // 2 for side in pixels.shape)
+        canvas = np.zeros((SIDE, SIDE), np.uint8)
+        canvas[rows_before:, columns_before:][: pixels.shape[0], : pixels.shape[1]] = pixels
+        Image.fromarray(canvas).save(out / f"{number:02}_{view}.png")
         rows.append(
             {"path": f"{number:02}_{view}.png", "case_id": f"case{number:02}", "view": view}
             | {"label": case.label, "patient_id": case.patient_id}
