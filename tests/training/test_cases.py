@@ -333,7 +333,10 @@ def test_cases_stream(run: Run, tmp_path: Path) -> None:
     )
     np.testing.assert_allclose(streamed["raw_yes"], rows["raw_yes"], rtol=1e-5)
     np.testing.assert_allclose(streamed["distance"], rows["distance"], rtol=1e-4)
-    inputs = [str(run.table_path)]
+    frame = pd.read_csv(run.table_path)
+    few = run.table_path.with_name("few.csv")
+    frame[frame["case_id"].isin(["case 2", "case 3"])].to_csv(few, index=False)  # of three images and of two
+    inputs = [str(few)]
     whole, chunked = (
         explain(run, inputs, ExplainOptions(out=tmp_path / choice, method="split", stream=choice, token_chunk=5))
         for choice in ("never", "always")

@@ -183,7 +183,7 @@ def test_augmentation_hides_variables(run: Run) -> None:
     preprocessing = run.preprocessing
     assert isinstance(preprocessing, CasePreprocessing)
     case = torch.zeros(1, preprocessing.in_features + 3)
-    augmentation, views = CaseAugmentation(preprocessing, None), preprocessing.augmentation_of_views()
+    augmentation, views = CaseAugmentation(preprocessing, [None]), preprocessing.augmentation_of_views()
     hidden = torch.stack([preprocessing.variable_values(augmentation(case, seed))[0].isnan() for seed in range(2000)])
     all_hidden = 0.1 + 0.9 * 0.1**3
     assert hidden.all(dim=1).float().mean().item() == pytest.approx(all_hidden, abs=0.02)
