@@ -169,7 +169,7 @@ def test_export_keeps_the_number_of_tokens_free(form: str) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [pytest.param(f, marks=[] if f in ("seqnorm", "linformer", "galerkin") else [pytest.mark.slow]) for f in FORMS],
+    [pytest.param(f, marks=[] if f == "seqnorm" else [pytest.mark.slow]) for f in FORMS],
 )
 def test_training_compiled_for_any_grid(form: str) -> None:
     """The second size makes the graph of any size; another follows without a new one."""

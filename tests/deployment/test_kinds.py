@@ -123,6 +123,7 @@ def test_a_blank_volume(level: float) -> None:
         np.testing.assert_allclose(light.load(volume), preprocessing.load(volume), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_slides(shared_data: Path, tmp_path: Path, write_run: Callable[..., Run]) -> None:
     slides = [f"CMU-1-Small-Region{end}" for end in (".svs", "_pyramid.tiff")]
     for slide in slides:

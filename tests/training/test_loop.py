@@ -86,7 +86,9 @@ def test_equal_seeds_give_equal_bits_and_other_seeds_do_not(options_for):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"ema": 0.9}, {"patience": 5}, {"num_workers": 1, "start_size": 16}], ids=str
+    "extra",
+    [{}, pytest.param({"ema": 0.9}, marks=pytest.mark.slow), {"patience": 5}, {"num_workers": 1, "start_size": 16}],
+    ids=str,
 )  # workers must learn of the size, too
 def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     whole = train(options_for("whole", **extra)).run

@@ -112,6 +112,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     make_model.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
     files = EdgeFiles(tmp_path, [], lambda line: None)

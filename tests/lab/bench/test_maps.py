@@ -20,6 +20,7 @@ NANO = "seqnorm_vit_nano_patch16"
 CASE = MapCase("model", "rollout", 64, model=NANO)
 
 
+@pytest.mark.slow
 def test_every_map_has_its_ratio(tmp_path: Path) -> None:
     options = MapBenchOptions(
         model=NANO, sides=[64], streamed_sides=[96], methods=["integrated", "rollout"], token_store=tmp_path / "tokens",

@@ -62,6 +62,7 @@ def test_a_model_of_ours_is_needed_for_the_floor() -> None:
         bench_model(ModelBenchOptions(models=["vit_tiny_patch16_224"]))
 
 
+@pytest.mark.slow
 def test_orders(tmp_path: Path) -> None:
     options = OrderBenchOptions(widths=[64], multiples=[0.5, 10], out=tmp_path, **QUICK)
     text = bench_orders(options, lambda line: None)
