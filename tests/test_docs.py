@@ -33,6 +33,8 @@ QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
 # Of studies whose own tests look at them.
 FIGURES = ("explain.plot_measures", "explain.plot_curves", "robustness.plot_robustness")
+LONG = ("compare", "edge", "own-attention", "studies")
+"""Pages whose snippets are slow tests: what they show has fast tests of its own."""
 SMALL = {
     "linear_vit": "--batch-size 8",
     "vit3d": "--batch-size 4 --model seqnorm_vit3d_nano --shape '[16,24,16]'",
@@ -85,7 +87,11 @@ def _write_slides(folder: Path) -> None:
     pd.DataFrame(rows, columns=["path", "label", "patient_id", "split"]).to_csv(folder / "table.csv", index=False)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in LONG else []) for page in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_snippets_run(page, folder, monkeypatch, request):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("softfree.deployment.graph.has_fixed_size", lambda model: True)  # a far quicker export

@@ -91,6 +91,7 @@ def test_the_ensemble_of_all_predicts_what_those_of_each_target_predict(study: R
     np.testing.assert_allclose(whole["volume.disagreement"], np.std(values, axis=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_study_exports_to_one_file(study: Run, table: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from softfree_runtime.prediction import predict

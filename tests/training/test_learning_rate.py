@@ -52,6 +52,7 @@ def test_without_a_fall_the_default_is_used_and_said(losses: list[float], why: s
     assert "the default" in found.why
 
 
+@pytest.mark.slow
 def test_a_found_rate_trains_as_if_it_had_been_given(
     small_table: Path, tmp_path: Path, quick: dict[str, Any], without_figures: None, capsys: pytest.CaptureFixture
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_run_keeps_the_scale_of_its_training_rows(run: Run, volumes: Path) -
     assert "Ridge regressions" in report
 
 
+@pytest.mark.slow
 def test_evaluation_prediction_and_export_agree(run: Run, volumes: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from softfree_runtime.prediction import predict

@@ -89,6 +89,7 @@ def test_a_study_that_is_stopped_ends_its_trainings(beats: Path) -> None:
         mine.run([str(beats)], threads=1)
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Children() as mine:
         with pytest.raises(UserError, match=r"^trian is not a command; did you mean train\?"):
