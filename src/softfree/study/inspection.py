@@ -260,7 +260,9 @@ def listed_counts(table: Table) -> Sequence[str]:
     words = [f"{len(frame)} samples of {patients} patients"]
     if CASE in frame:
         counts = np.bincount(image_positions(table))
-        words = [f"{len(frame)} cases of {counts.min()} to {counts.max()} images, of {patients} patients"]
+        least, most = counts.min(), counts.max()
+        images = f"{most} image{'' if most == 1 else 's'}" if least == most else f"{least} to {most} images"
+        words = [f"{len(frame)} cases of {images}, of {patients} patients"]
     if isinstance(task, Targets):
         words += [f"{name}: {int(known.sum())} known" for name, known in task.known(table.targets).items()]
         task = replace(task, classes=())
