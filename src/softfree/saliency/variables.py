@@ -39,9 +39,11 @@ def variable_effects(
         return float(odds(logits.mean(dim=1) if logits.ndim == 3 else logits, target)[0])
 
     known = ~np.isnan(preprocessing.variable_values(sample)[0].numpy())
-    effects = {}
+    if not known.any():
+        return {}
+    whole, effects = log_odds(sample), {}
     for number in np.flatnonzero(known).tolist():
         hidden = sample.clone()
         preprocessing.variable_values(hidden)[:, number] = torch.nan
-        effects[preprocessing.clinical_variables[number].name] = log_odds(sample) - log_odds(hidden)
+        effects[preprocessing.clinical_variables[number].name] = whole - log_odds(hidden)
     return effects
