@@ -14,6 +14,7 @@ def test_the_demo_shows_why_resolution_matters(tmp_path, capsys):
     assert full >= 0.95
     assert reduced < full - 0.05
     page = (out / "full" / "report.html").read_text()
+    assert "on phantoms.csv, test split" in page
     assert "phantoms: computed" in page
     assert "reduced to 224 x 224" in page
     assert {path.name for path in (out / "maps").iterdir()} == {"clear.png", "calcified.png"}

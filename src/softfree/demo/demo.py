@@ -48,7 +48,7 @@ def demo(options: DemoOptions) -> None:
         run,
         open_table(run),
         frame[frame["split"] == "test"],
-        EvaluateOptions(),
+        EvaluateOptions(split="test"),
         maps=maps,
         other_aurocs={f"reduced to {REDUCED} x {REDUCED}": reduced},
     )
