@@ -1,0 +1,112 @@
+"""Options of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class ListenOptions:
+    """Who may connect.
+
+    Attributes:
+        host: Address to listen on; any but this machine's own needs --token-file or --trusted-header.
+        port: Port to listen on; 0 for a free one, which is printed.
+        token_file: File with a line 'NAME TOKEN' for each client; requests must carry one of the tokens.
+        trusted_header: Header in which a proxy names the user that it has signed on, such as X-Forwarded-User.
+        trusted_proxy: Addresses that the trusted header is accepted from.
+        hostname: Further names by which browsers reach the server, besides its address and localhost.
+        allow: Folders whose files may be predicted by their path; without any, files must be uploaded.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    trusted_header: str | None = None
+    trusted_proxy: list[str] = field(default_factory=lambda: ["127.0.0.1", "::1"])
+    hostname: list[str] = field(default_factory=list)
+    allow: list[Path] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class StoreOptions:
+    """What is kept.
+
+    Attributes:
+        store: SQLite file for jobs and the audit log, or postgresql://... that several servers may share.
+        spool: Folder of the uploaded files until they are answered, which servers with one store must share; default:
+            the folder spool beside the SQLite file.
+        keep: Keep uploaded files in the spool after the answer.
+        keep_names: Store the names of uploaded files with jobs; they may name patients.
+        hold: Minutes that the page and finished jobs may still show an upload and its maps.
+    """
+
+    store: str = "softfree-serve/store.sqlite"
+    spool: Path | None = None
+    keep: bool = False
+    keep_names: bool = False
+    hold: float = 15.0
+
+
+@dataclass(kw_only=True)
+class LimitOptions:
+    """Work and its limits.
+
+    Attributes:
+        workers: Number of processes that read files and run models; default: one for each GPU, or without one for
+            each processor.
+        threads: Threads of each worker.
+        max_batch: Maximum number of samples that a worker takes at once.
+        queue: Number of samples that may wait; further requests are answered with status 503.
+        max_upload: Largest request in MiB.
+        max_pixels: Largest image or volume in pixels, checked before it is decoded; slides are read in parts.
+        memory_limit: Memory of each worker in GiB; default: an equal part of what is free at the start.
+        time_limit: Seconds that a request may wait and take before it is answered with status 504.
+        job_time_limit: Seconds that a sample of a job may take.
+    """
+
+    workers: int | None = None
+    threads: int = 1
+    max_batch: int = 16
+    queue: int = 64
+    max_upload: float = 2048.0
+    max_pixels: int = 1 << 28
+    memory_limit: float | None = None
+    time_limit: float = 60.0
+    job_time_limit: float = 3600.0
+
+
+@dataclass(kw_only=True)
+class ReadingOptions:
+    """Maps and the reading room.
+
+    Attributes:
+        maps: Runs that exported models came from, which make their maps.
+        cases: Table of cases for the reading room.
+        blinded: Hide the model's answer until the reader has decided.
+    """
+
+    maps: list[Path] = field(default_factory=list)
+    cases: Path | None = None
+    blinded: bool = False
+
+
+@dataclass(kw_only=True)
+class HospitalOptions:
+    """DICOM in a hospital.
+
+    Attributes:
+        dicom_port: Port of a DICOM node that takes images by C-STORE.
+        dicomweb: Address of a DICOMweb server to fetch studies from and to send results to.
+        route: YAML file with rules that say which series go to which model.
+    """
+
+    dicom_port: int | None = None
+    dicomweb: str | None = None
+    route: Path | None = None
+
+
+@dataclass(kw_only=True)
+class ServeOptions(ListenOptions, LimitOptions, StoreOptions, ReadingOptions, HospitalOptions):
+    """The options of ``softfree serve``."""
