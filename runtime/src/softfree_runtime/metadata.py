@@ -36,7 +36,7 @@ _IN_JSON = (
     *("task", "classes", "preprocessing", "temperature", "thresholds", "size", "versions", "metrics"),
     *_LATER,
 )
-_IN_TEXT = {"quantized": "", "precision": "fp32"}
+_IN_TEXT = {"quantized": "", "precision": "fp32", "weights": ""}
 ABOVE_ZERO = ("size", "channels", "shape", "spacing", "mpp", "side", "max_side", "in_features", "std")
 
 
@@ -55,6 +55,7 @@ class Metadata:
         metrics: Metrics on the test split: name to value, low, high, n.
         quantized: ``static`` or ``weights`` for integers, else empty.
         precision: ``fp32`` or ``fp16``, of weights that are not integers.
+        weights: SHA-256 of the weights that the file was exported from; empty in files of earlier versions.
         loss: Loss of AUROC and shift of probabilities on the test split due to lower precision; empty for float32.
         sets: Minimum probabilities of the classes in conformal sets; None in files of earlier versions.
         scale: Of a regression: from outputs to numbers; else None.
@@ -75,6 +76,7 @@ class Metadata:
     metrics: dict[str, Any] = field(default_factory=dict)
     quantized: Literal["", "static", "weights"] = ""
     precision: Literal["fp32", "fp16"] = "fp32"
+    weights: str = ""
     loss: dict[str, Any] = field(default_factory=dict)
     phantoms: dict[str, Any] = field(default_factory=dict)
     sets: ConformalSets | None = None
@@ -125,7 +127,7 @@ class Metadata:
             "targets": [{"name": name} | _postprocessing_to_dict(answers) for name, answers in self.targets.items()],
         }
         text = {"softfree_format": FORMAT, "model_card": self.card, "quantized": self.quantized}
-        text["precision"] = self.precision
+        text |= {"precision": self.precision, "weights": self.weights}
         return text | {name: json.dumps(value) for name, value in values.items()}
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -72,7 +72,27 @@ def predict(
     samples = find_inputs(sequence, frame, kind, in_table)
     sources = [source for _, source, _ in samples]
     note_unknown(metadata.preprocessing, sources)
-    logits, distances, failed = _outputs(opened, samples, batch_size)
+    return predict_sources(opened, samples, batch_size=batch_size)
+
+
+def predict_sources(
+    model: Model,
+    samples: Sequence[NamedSource],
+    *,
+    batch_size: int = 16,
+    on_sample: Callable[[int, np.ndarray], None] | None = None,
+) -> list[Row]:
+    """Predict samples that are found already; see :func:`predict`.
+
+    Args:
+        model: An open model.
+        samples: Name, source and frame of each.
+        batch_size: Samples per batch.
+        on_sample: Called with the number of each sample that was read and what the graph will get; a ReadError that it
+            raises leaves the sample out, with its reason.
+    """
+    metadata, sources = model.metadata, [source for _, source, _ in samples]
+    logits, distances, failed = _outputs(model, samples, batch_size, on_sample)
     cases, missing = case_ids(sources), missing_variables(metadata.preprocessing, sources)
     rows = []
     for number, (name, _, _) in enumerate(samples):
@@ -87,7 +107,10 @@ def predict(
 
 
 def _outputs(
-    model: Model, samples: list[NamedSource], batch_size: int
+    model: Model,
+    samples: Sequence[NamedSource],
+    batch_size: int,
+    on_sample: Callable[[int, np.ndarray], None] | None,
 ) -> tuple[np.ndarray, np.ndarray, dict[int, ReadError]]:
     """Return logits (n, K) and distances (n,), NaN for samples that give none, and all errors, those of parts too."""
     values = np.full((len(samples), len(model.metadata.task.outputs)), np.nan)
@@ -99,6 +122,8 @@ def _outputs(
             try:
                 sample, unread = load_sample(model.metadata.preprocessing, source, frame)
                 model.check(name if isinstance(source, DecodedImage) else name_of(source), sample)
+                if on_sample is not None:
+                    on_sample(number, sample)
             except ReadError as error:
                 failed[number] = error
             else:

@@ -45,6 +45,7 @@ def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
         survival=run.calibration.survival,
         unusual_rate=max(distribution.rate for distribution in run.distributions) if run.distributions else None,
         targets={name: _answers(part) for name, part in run.parts.items()},
+        weights=run.identity(),
     )
 
 

@@ -62,7 +62,8 @@ def infer(
         classes: K.
         options: Default: batches of 16 in float32, without a progress bar.
         description: Title of the progress bar.
-        on_sample: Called, in this process, with each sample that is read whole.
+        on_sample: Called, in this process, with each sample that is read whole; a ReadError that it raises leaves the
+            sample out, with its reason.
         on_token_means: Called with the indices of some samples and their mean tokens halfway through the model, (B, C)
             for each member of an ensemble; without augmentation. Never called for a model without tokens.
     """
@@ -89,8 +90,12 @@ def infer(
             if sample is not None:
                 if error is not None:
                     partial[index] = error
-                if on_sample is not None:
-                    on_sample(index, *sample)
+                try:
+                    if on_sample is not None:
+                        on_sample(index, *sample)
+                except ReadError as reason:
+                    failed[index] = reason
+                    continue
                 yield index, sample[0]
                 continue
             try:

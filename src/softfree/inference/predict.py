@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from softfree.data.dataset import SampleDataset
+from softfree.data.dataset import SampleCallback, SampleDataset
 from softfree.data.table_file import no_column, read_table_file
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions, PredictOptions
@@ -45,11 +45,23 @@ def predict(
     sequence: Sequence[Input] = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else list(inputs)
     variables = variables_of(run.preprocessing)
     found = find_inputs(sequence, frame, run.preprocessing.kind, image_root, variables)
-    names, sources, frames = zip(*found, strict=True)
-    note_unknown(run.preprocessing, sources)
+    note_unknown(run.preprocessing, [source for _, source, _ in found])
+    return predict_sources(run, found, options)
+
+
+def predict_sources(
+    run: Run,
+    samples: Sequence[NamedSource],
+    options: InferenceOptions | None = None,
+    *,
+    on_sample: SampleCallback | None = None,
+) -> pd.DataFrame:
+    """Predict samples that are found already: name, source and frame of each; ``on_sample`` as for :func:`infer`."""
+    names, sources, frames = zip(*samples, strict=True)
     dataset = SampleDataset(sources, None, run.preprocessing, frames=frames)
     distances = Distances(run.distributions, len(dataset)) if run.distributions else None
-    logits = infer(run.model, dataset, len(run.task.outputs), options, on_token_means=distances)
+    outputs_of = len(run.task.outputs)
+    logits = infer(run.model, dataset, outputs_of, options, on_sample=on_sample, on_token_means=distances)
     rows = pd.DataFrame({"path": list(names), "status": "ok", "reason": ""})
     if cases := case_ids(sources):
         rows.insert(1, "case_id", cases)

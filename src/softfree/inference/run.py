@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -165,6 +166,12 @@ class Run:
     def weights_digest(self) -> str:
         """SHA-256 of the weights."""
         return (self.whole or self).directory.weights_digest()
+
+    def identity(self) -> str:
+        """SHA-256 that recognizes the run in what was made from it: of its weights, or of all its members'."""
+        if not self.members:
+            return self.weights_digest()
+        return sha256("".join(member.weights_digest() for member in self.members).encode()).hexdigest()
 
     @cached_property
     def distributions(self) -> tuple[TrainingDistribution, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -31,6 +32,7 @@ from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.core.task import refuse_times
 from softfree_runtime.preprocessing.case import variables_of
+from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import SampleSource, name_of
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class ExplainedImage:
         token_grid: Positions of the tokens.
         regions: Of the first map.
         files: Files that were written.
+        maps: The maps on its tokens.
     """
 
     path: str
@@ -58,6 +61,7 @@ class ExplainedImage:
     token_grid: TokenGrid
     regions: tuple[Region, ...]
     files: tuple[Path, ...]
+    maps: tuple[Map, ...] = ()
 
     def listed_regions(self) -> list[dict[str, object]]:
         """Return the strongest regions for JSON."""
@@ -170,13 +174,6 @@ def _print_agreement(pairs: list[tuple[Map, ...]]) -> None:
 def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: bool = False) -> list[Explained]:
     """Explain files, folders and tables; see :func:`explain_to_files`."""
     run, options = run_to_explain(run, options)
-    if not 0 <= options.quantile < 1:
-        raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
-    refuse_times(run.task, "softfree explain")
-    if options.target is not None and options.target not in run.task.classes:
-        raise unknown_name("class", options.target, run.task.classes)
-    model = classifier((run.members or (run,))[0].model)
-    opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
     sources = find_inputs(
         inputs,
         options.frame,
@@ -184,6 +181,21 @@ def explain(run: Run, inputs: list[str], options: ExplainOptions, *, progress: b
         image_root=options.image_root,
         variables=variables_of(run.preprocessing),
     )
+    return explain_sources(run, sources, options, progress=progress)
+
+
+def explain_sources(
+    run: Run, sources: Sequence[NamedSource], options: ExplainOptions, *, progress: bool = False
+) -> list[Explained]:
+    """Explain samples that are found already: name, source and frame of each; see :func:`explain_to_files`."""
+    run, options = run_to_explain(run, options)
+    if not 0 <= options.quantile < 1:
+        raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
+    refuse_times(run.task, "softfree explain")
+    if options.target is not None and options.target not in run.task.classes:
+        raise unknown_name("class", options.target, run.task.classes)
+    model = classifier((run.members or (run,))[0].model)
+    opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
     adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision, progress=progress)
     taken: set[str] = set()
     return [
@@ -245,7 +257,7 @@ def _write_part(part: Part, options: ExplainOptions, words: MapText, taken: set[
     for form, path in zip(part.forms, files, strict=True):
         part.sample.write(form, path, part.maps, regions, words)
     total = float(values.sum())
-    return ExplainedImage(part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files))
+    return ExplainedImage(part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files), part.maps)
 
 
 def _of_part(words: MapText, part: Part, whole: Map) -> MapText:

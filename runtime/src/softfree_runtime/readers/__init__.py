@@ -11,6 +11,7 @@ from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.dicom import read_dicom
 from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.readers.raster import read_raster
+from softfree_runtime.readers.settings import SETTINGS, tell
 from softfree_runtime.readers.tiff import read_tiff
 
 __all__ = ["DecodedImage", "read_image"]
@@ -30,19 +31,22 @@ _ELSEWHERE = {
 }
 
 
-def read_image(path: str | Path, *, frame: int | None = None, max_pixels: int = 1 << 28) -> DecodedImage:
+def read_image(path: str | Path, *, frame: int | None = None, max_pixels: int | None = None) -> DecodedImage:
     """Read one image: DICOM, TIFF, PNG, JPEG, BMP, GIF or WebP.
 
     Args:
         path: The file.
         frame: Which frame or page, counted from 0; the first one by default.
-        max_pixels: Larger images are refused by their header, before anything is decoded.
+        max_pixels: Larger images are refused by their header, before anything is decoded; default: 2**28, unless the
+            program has changed :data:`~softfree_runtime.readers.settings.SETTINGS`.
 
     Raises:
         ReadError: Names the file, the reason and the fix; its status is ``missing``, ``empty``,
             ``folder``, ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
-    return _read(Path(path), frame, max_pixels).with_growth_noted()
+    image = _read(Path(path), frame, SETTINGS.max_pixels if max_pixels is None else max_pixels).with_growth_noted()
+    tell(path, image.steps)
+    return image
 
 
 def _read(path: Path, frame: int | None, max_pixels: int) -> DecodedImage:

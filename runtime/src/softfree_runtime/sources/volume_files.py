@@ -12,13 +12,14 @@ from softfree_runtime.readers.nifti import read_nifti
 from softfree_runtime.readers.nifti_file import ENDINGS, GZIP, is_nifti
 from softfree_runtime.readers.series import read_series
 from softfree_runtime.readers.series_files import is_dicom, series_in
+from softfree_runtime.readers.settings import SETTINGS, tell
 from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.channel_rules import ChannelRules, read_channels
 from softfree_runtime.sources.walk import Skipped, folders_below
 
 
 def read_volume(
-    path: str | Path, frame: int | None = None, rules: ChannelRules | None = None, *, max_voxels: int = 1 << 30
+    path: str | Path, frame: int | None = None, rules: ChannelRules | None = None, *, max_voxels: int | None = None
 ) -> Volume:
     """Read one volume: NIfTI, a DICOM series, an enhanced DICOM file, or a study whose series are channels.
 
@@ -28,13 +29,19 @@ def read_volume(
         path: A NIfTI file; a folder with one DICOM series, or one file of a series; with ``rules`` a study's folder.
         frame: Which volume of a 4D NIfTI file, counted from 0.
         rules: Which series of a study are the channels.
-        max_voxels: Larger volumes are refused by their headers.
+        max_voxels: Larger volumes are refused by their headers; default: 2**30, unless the program has changed
+            :data:`~softfree_runtime.readers.settings.SETTINGS`.
 
     Raises:
         ReadError: Names the file, the reason and the fix; its status is ``missing``, ``empty``,
             ``no_pixels``, ``corrupt``, ``unsupported``, ``too_large`` or ``not_finite``.
     """
-    path = Path(path)
+    volume = _read(Path(path), frame, rules, SETTINGS.max_voxels if max_voxels is None else max_voxels)
+    tell(path, volume.steps)
+    return volume
+
+
+def _read(path: Path, frame: int | None, rules: ChannelRules | None, max_voxels: int) -> Volume:
     try:
         head = b"" if path.is_dir() else file_head(path)  # refuses missing and empty files
         if rules is not None:
