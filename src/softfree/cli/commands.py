@@ -7,6 +7,7 @@ import sys
 
 from jsonargparse import Namespace
 
+from softfree.archive.options import ArchiveOptions, check_only_archives
 from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
@@ -15,7 +16,6 @@ from softfree.data.datasets.options import PrepareOptions
 from softfree.demo.options import DemoOptions
 from softfree.deployment.options import ExportOptions
 from softfree.features.options import FeatureOptions
-from softfree.inference.options import PredictOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
@@ -173,12 +173,19 @@ def _report(parsed: Namespace) -> None:
 def _predict_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory, or a file written by softfree export.")
     parser.add_argument("inputs", nargs="+", type=str, help="Images, folders of images, or tables with a column path.")
-    add_options(parser, PredictOptions)
+    add_options(parser, ArchiveOptions)
     add_json(parser)
 
 
 def _predict(parsed: Namespace) -> int:
-    options = fill(PredictOptions, parsed)
+    options = fill(ArchiveOptions, parsed)
+    if not options.out.suffix:  # a folder
+        if parsed.json:
+            raise UserError(f"--json: the rows of --out {options.out}, a folder, are in its predictions.parquet")
+        from softfree.archive.predict import predict_archive
+
+        return predict_archive(parsed.run, parsed.inputs, options)
+    check_only_archives(options)
     if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
         if options.precision != "fp32":
             raise UserError(f"--precision {options.precision}: an exported file has its own; leave it out")

@@ -12,10 +12,10 @@ from torch import Tensor
 from softfree.conversion.options import ConvertOptions
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset
+from softfree.data.inputs import find_inputs
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.table import Table
 from softfree.data.table_file import read_table_file
-from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.reporting.scoring import open_table, own_table
 from softfree_runtime.core.errors import ReadError, UserError

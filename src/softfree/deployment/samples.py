@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from softfree.core.options import Split
+from softfree.data.inputs import find_inputs
 from softfree.data.table import Table
-from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.reporting.scoring import own_table
 from softfree_runtime.core.errors import ReadError, UserError

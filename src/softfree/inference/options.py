@@ -33,7 +33,8 @@ class PredictOptions(InferenceOptions):
     """Prediction.
 
     Attributes:
-        out: CSV or Parquet file to write.
+        out: CSV or Parquet file to write; or, for many inputs, a folder, in which the same command goes on after an
+            interruption.
         frame: Frame of multi-frame files, counted from 0; default: the first.
         image_root: Folder that the paths of tables start from and that must contain all files; default: each table's
             folder.

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
 from softfree.data.folds import training_rows
+from softfree.data.inputs import find_inputs, table_rows
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import modality_of
 from softfree.data.table_file import read_table_file
-from softfree.inference.predict import find_inputs, table_rows
 from softfree.pretraining.options import PretrainOptions
 from softfree.training.microbatches import Step
 from softfree_runtime.core.errors import ReadError, UserError

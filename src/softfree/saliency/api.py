@@ -14,8 +14,9 @@ import torch
 
 from softfree.core.environment import best_device
 from softfree.core.progress import tracked
+from softfree.data.inputs import find_inputs
 from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
-from softfree.inference.predict import find_inputs, outputs
+from softfree.inference.predict import outputs
 from softfree.saliency.activations import classifier
 from softfree.saliency.captions import MapText, describe_maps, described
 from softfree.saliency.ensemble import explain_run

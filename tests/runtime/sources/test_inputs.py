@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softfree.inference import predict as prediction
+from softfree.data import inputs
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
@@ -38,7 +38,7 @@ def test_tables_as_in_prediction(tmp_path: Path, content: bytes) -> None:
     table = tmp_path / "t.csv"
     table.write_bytes(content)
     for frame in (None, 4):
-        assert find_inputs([table], frame, "image", as_images) == prediction.find_inputs([table], frame)
+        assert find_inputs([table], frame, "image", as_images) == inputs.find_inputs([table], frame)
 
 
 @pytest.mark.parametrize("joined", [False, True])
@@ -47,7 +47,7 @@ def test_bags_of_a_table_as_in_prediction(tmp_path: Path, joined: bool) -> None:
     column = "case_id" if joined else "patient_id"
     table.write_text(f"path,{column},mpp,view\na.h5,p,0.25,\nb.h5,q,,\nc.h5,p,,biopsy\nd.h5,r,1e-1,\n")
     samples = find_inputs([table], None, "bag", partial(table_rows, kind="bag"))
-    assert samples == prediction.find_inputs([table], None, "bag")
+    assert samples == inputs.find_inputs([table], None, "bag")
     assert len(samples) == 4 - joined
     case = Case((CaseFile(f"{tmp_path}/a.h5", 0.25), CaseFile(f"{tmp_path}/c.h5", view="biopsy")), "p")
     assert samples[0][:2] == (("a.h5;c.h5", case) if joined else ("a.h5", SourceFile(f"{tmp_path}/a.h5", 0.25)))
@@ -123,7 +123,7 @@ def test_bad_tables(tmp_path: Path, content: bytes, words: str) -> None:
 def test_odd_tables_as_in_prediction(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     samples = find_inputs([tmp_path / "t.csv"], None, kind, partial(table_rows, kind=kind))
-    assert samples == prediction.find_inputs([tmp_path / "t.csv"], None, kind)
+    assert samples == inputs.find_inputs([tmp_path / "t.csv"], None, kind)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_tables_that_training_refuses(tmp_path: Path, content: bytes, words: str
     with pytest.raises(UserError) as light:
         find_inputs([tmp_path / "t.csv"], None, "bag", partial(table_rows, kind="bag"))
     with pytest.raises(UserError) as full:
-        prediction.find_inputs([tmp_path / "t.csv"], None, "bag")
+        inputs.find_inputs([tmp_path / "t.csv"], None, "bag")
     assert words in str(light.value)
     assert str(light.value) == str(full.value)
 
@@ -156,7 +156,7 @@ def test_the_folder_of_a_tables_paths_can_be_named(tmp_path: Path) -> None:
     rows = partial(as_images, image_root=tmp_path)
     samples = find_inputs([tmp_path / "lists/t.csv"], None, "image", rows)
     assert [source for _, source, _ in samples] == [f"{tmp_path}/a.png", f"{tmp_path}/sub/b.png"]
-    assert samples == prediction.find_inputs([tmp_path / "lists/t.csv"], None, image_root=tmp_path)
+    assert samples == inputs.find_inputs([tmp_path / "lists/t.csv"], None, image_root=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["image", "volume"])

@@ -14,6 +14,7 @@ from numpy.random import default_rng
 from onnx import helper
 
 from softfree.attention import SeqNormAttention
+from softfree.data.inputs import find_inputs
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.demo.phantoms import draw_phantom
 from softfree.deployment.card import numpy_image_preprocessing
@@ -21,7 +22,6 @@ from softfree.deployment.graph import Graph, has_fixed_size, make_graph
 from softfree.deployment.onnx_passes import equalize_ranks, to_float16
 from softfree.deployment.quantization import quantize_static
 from softfree.deployment.samples import Sample, read_evenly
-from softfree.inference.predict import find_inputs
 from softfree.models import Block, VisionTransformer
 from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing

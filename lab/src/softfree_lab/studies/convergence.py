@@ -24,8 +24,8 @@ from softfree.attention.soft.pseudoinverse import residual, start, step, to_unit
 from softfree.core.environment import describe_machine
 from softfree.core.precision import DTYPES
 from softfree.core.progress import tracked
+from softfree.data.inputs import find_inputs
 from softfree.data.modalities.image import ImagePreprocessing
-from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.models import create_model
 from softfree_lab.records import markdown_table, write_csv, write_machine

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleDataset
+from softfree.data.inputs import find_inputs
 from softfree.data.table import Table
 from softfree.evaluation.conformal import Coverage
-from softfree.inference.predict import find_inputs
 from softfree.inference.run import Run
 from softfree.inference.unusual import TrainingDistribution
 from softfree.models.token_mean import token_mean

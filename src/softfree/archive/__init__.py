@@ -1,0 +1,1 @@
+"""Bulk work over an archive: resumable, in blocks, by several processes, with one row for each input."""

@@ -1,0 +1,148 @@
+"""The folder of bulk work: what is computed, its inputs, and the results of finished blocks.
+
+``archive.json``
+    Model and options; another model or other options are refused.
+``inputs.parquet``
+    The inputs, in the order of processing.
+``parts/FIRST-LAST.parquet``
+    The rows of the inputs FIRST to LAST, whole blocks, written under a temporary name and renamed.
+``progress.jsonl``, ``progress.prom``
+    What a person or Prometheus can follow.
+``predictions.parquet``, ``summary.html``, ``summary.json``
+    All rows, and what they say; written when no input is left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.files import replacing, write_atomically
+
+_PART = re.compile(r"(\d+)-(\d+)\.parquet")
+
+
+class ArchiveFolder:
+    """The files of bulk work."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.identity = root / "archive.json"
+        self.inputs = root / "inputs.parquet"
+        self.parts = root / "parts"
+        self.results = root / "predictions.parquet"
+        self.csv = root / "predictions.csv"
+        self.summary = root / "summary.json"
+        self.page = root / "summary.html"
+
+    def check_identity(self, identity: Mapping[str, Any]) -> bool:
+        """Compare with what the folder was begun with; return whether it was begun.
+
+        Raises:
+            UserError: Another model, other inputs or other options; or a folder with other files.
+        """
+        if not self.identity.is_file():
+            if self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir()):
+                raise UserError(
+                    f"--out {self.root} is a folder with other files; expected a new or empty folder, or one that this"
+                    " command has begun"
+                )
+            return False
+        try:
+            begun = json.loads(self.identity.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{self.identity} is damaged; choose another --out") from None
+        for name, value in identity.items():
+            if begun.get(name) != value:
+                raise UserError(
+                    f"{self.root} was begun with {_shown(name, begun.get(name))}, and now it is {_shown(name, value)};"
+                    " results of both would be mixed: use the same, or choose another --out"
+                )
+        return self.inputs.is_file()
+
+    def write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Write what is computed."""
+        write_atomically(self.identity, json.dumps(identity, indent=2))
+
+    def part_ranges(self) -> list[tuple[int, int]]:
+        """List first and last input of each finished part, in order."""
+        found = [_PART.fullmatch(path.name) for path in self.parts.glob("*.parquet")]
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+    def done(self, count: int) -> np.ndarray:
+        """Return which of the inputs have a row (n,)."""
+        done = np.zeros(count, bool)
+        for first, last in self.part_ranges():
+            done[first : last + 1] = True
+        return done
+
+    def write_part(self, first: int, rows: pa.Table) -> None:
+        """Write the rows of inputs that follow each other.
+
+        Raises:
+            UserError: They cannot be written, for example because the disk is full.
+        """
+        path = self.parts / f"{first:09}-{first + rows.num_rows - 1:09}.parquet"
+        with replacing(path) as temporary:
+            pq.write_table(rows, temporary, compression="zstd")
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files of processes that were killed; no process may be writing here."""
+        for path in self.parts.glob(".*"):
+            path.unlink(missing_ok=True)
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Yield the rows of all parts in order, each part with the columns of all."""
+        files = [self.parts / f"{first:09}-{last:09}.parquet" for first, last in self.part_ranges()]
+        schema = _joined([pq.read_schema(path) for path in files])
+        for path in files:
+            table = pq.read_table(path)
+            columns = [
+                table[field.name].cast(field.type)
+                if field.name in table.column_names
+                else pa.nulls(len(table), field.type)
+                for field in schema
+            ]
+            yield pa.table(columns, schema=schema)
+
+    def write_results(self, *, csv: bool) -> int:
+        """Join all parts to one file; return the number of rows. Memory does not grow with them."""
+        import pyarrow.csv as pa_csv
+
+        count = 0
+        with replacing(self.results) as temporary:
+            writer: pq.ParquetWriter | None = None
+            text = None
+            for table in self.rows():
+                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                writer.write_table(table)
+                count += len(table)
+                if csv:
+                    if text is None:
+                        partial = self.csv.with_name(f".{self.csv.name}.part")
+                        text = pa_csv.CSVWriter(partial, table.schema)
+                    text.write_table(table)
+            if writer is not None:
+                writer.close()
+            if text is not None:
+                text.close()
+                partial.replace(self.csv)
+        return count
+
+
+def _joined(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Join schemas; where a part has no value of a column, its type is that of the others."""
+    return pa.unify_schemas(list(dict.fromkeys(schemas)), promote_options="permissive")
+
+
+def _shown(name: str, value: object) -> str:
+    text = f"{value[:12]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value
+    return f"{name.replace('_', ' ')} {text}"

@@ -1,0 +1,183 @@
+"""The engine of one machine: processes that predict blocks; a process that dies takes nothing along.
+
+The inputs of a process that died are tried again one by one: the one that ends a process a second time becomes a row
+with a reason.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from softfree.archive.folder import ArchiveFolder
+from softfree.archive.inputs import InputList
+from softfree.archive.predictor import PredictorSettings, failed_row
+from softfree.archive.worker import Block, Finished, PartWriter, work
+from softfree_runtime.core.errors import ReadError, UserError
+
+AHEAD = 2  # blocks that a process has before it: it never waits
+TRIES = 2
+
+OnFinished = Callable[[Finished], None]
+Target = Callable[[Connection, Path, PredictorSettings], None]
+
+
+class _Worker:
+    """A process and the blocks that it has not written yet."""
+
+    def __init__(self, root: Path, settings: PredictorSettings, target: Target) -> None:
+        context = multiprocessing.get_context("spawn")  # forks of torch may hang
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=target, args=(theirs, root, settings), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.unwritten: list[Block] = []
+        self.waiting = 0  # blocks that it has not reported
+        self.is_ready = self.is_stopping = False
+
+    def give(self, block: Block | None) -> None:
+        """Send a block; None stops the process once it has written all."""
+        if block is None:
+            self.is_stopping = True
+        else:
+            self.unwritten.append(block)
+            self.waiting += 1
+        with suppress(OSError):  # it died: seen when its connection ends
+            self.connection.send(block)
+
+
+class LocalEngine:
+    """Predicts the missing blocks of a folder with several processes.
+
+    Args:
+        root: The folder.
+        settings: How to predict.
+        workers: Number of processes.
+        on_finished: Called with the report of each finished block.
+        target: What a process does; see :func:`softfree.archive.worker.work`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: PredictorSettings,
+        workers: int,
+        on_finished: OnFinished,
+        target: Target = work,
+    ) -> None:
+        self._target = target
+        self.root, self.settings, self.count, self.on_finished = root, settings, workers, on_finished
+        self._todo: deque[Block] = deque()
+        self._deaths: Counter[int] = Counter()
+        self._workers: list[_Worker] = []
+        self._early = 0  # processes that died before they were ready
+
+    def run(self, blocks: Iterable[Block], may_go_on: Callable[[], bool]) -> None:
+        """Predict blocks until none is left, or ``may_go_on`` says no; what was begun is finished and written.
+
+        Raises:
+            UserError: The model cannot be used, or the results cannot be written.
+        """
+        self._todo.extend(blocks)
+        try:
+            self._workers = [self._start() for _ in range(min(self.count, len(self._todo)))]
+            while self._workers:
+                go_on = may_go_on()
+                for worker in self._workers:
+                    self._feed(worker, go_on)
+                self._listen()
+        except KeyboardInterrupt:
+            self._drain()
+            raise
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+
+    def _drain(self, patience: float = 60.0) -> None:
+        """Let the processes finish and write what they have begun."""
+        self._todo.clear()
+        end = time.monotonic() + patience
+        while self._workers and time.monotonic() < end:
+            for worker in self._workers:
+                self._feed(worker, go_on=False)
+            self._listen()
+
+    def _start(self) -> _Worker:
+        return _Worker(self.root, self.settings, self._target)
+
+    def _feed(self, worker: _Worker, go_on: bool) -> None:
+        if worker.is_stopping or not worker.is_ready:
+            return
+        alone = any(block.alone for block in worker.unwritten)
+        while go_on and self._todo and not alone and worker.waiting < AHEAD:
+            block = self._todo.popleft()
+            worker.give(block)
+            alone = block.alone
+        if worker.waiting == 0 and (not go_on or not self._todo):
+            worker.give(None)
+
+    def _listen(self) -> None:
+        connections: dict[object, _Worker] = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(connections), timeout=0.5):  # type: ignore[arg-type]
+            worker = connections[connection]
+            try:
+                assert isinstance(connection, Connection)
+                message = connection.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+                continue
+            self._take(worker, message)
+
+    def _take(self, worker: _Worker, message: object) -> None:
+        if isinstance(message, UserError):
+            raise message
+        if isinstance(message, Finished):
+            worker.waiting -= 1
+            written = set(message.written)
+            worker.unwritten = [block for block in worker.unwritten if block not in written]
+            self.on_finished(message)
+        elif message is None:
+            worker.is_ready, self._early = True, 0
+        else:  # the last blocks were written: it has stopped
+            self._workers.remove(worker)
+            worker.process.join()
+
+    def _bury(self, worker: _Worker) -> None:
+        """Return the blocks of a dead process to the queue, input by input; a guilty input gets its row."""
+        worker.process.join()
+        self._workers.remove(worker)
+        if not worker.is_ready:
+            self._early += 1
+            if self._early >= 3:
+                raise UserError(
+                    f"the processes that predict end at once (exit code {worker.process.exitcode}); there may be too"
+                    " little memory: try --workers 1"
+                )
+        suspects = worker.unwritten
+        if len(suspects) == 1 and len(suspects[0]) == 1:
+            number = suspects[0].first
+            self._deaths[number] += 1
+            if self._deaths[number] >= TRIES:
+                self._give_up(number, worker.process.exitcode)
+                suspects = []
+        singles = [Block(number, number + 1, alone=True) for block in suspects
+                   for number in range(block.first, block.last)]  # fmt: skip
+        self._todo.extendleft(reversed(singles))
+        if self._todo:
+            self._workers.append(self._start())
+
+    def _give_up(self, number: int, exit_code: int | None) -> None:
+        folder = ArchiveFolder(self.root)
+        (sample,) = InputList(folder.inputs).read(number, number + 1)
+        how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+        error = ReadError(f"the process that read it ended ({how}), {TRIES} times", "crashed", path=sample[0])
+        block = Block(number, number + 1, alone=True)
+        PartWriter(folder).add(block, failed_row(sample, error))
+        self.on_finished(Finished(block, [block], Counter({"crashed": 1})))

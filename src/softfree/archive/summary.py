@@ -1,0 +1,149 @@
+"""What the rows of an archive say together: counts, scores by month, device and site, and drift."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from softfree.archive.folder import ArchiveFolder
+from softfree.archive.origin import COLUMNS
+from softfree.archive.predictor import PredictorSettings
+from softfree_runtime.core.files import write_atomically
+
+KEPT = 100_000  # scores of each column, drawn at random, for figures and tests
+_SCORE = re.compile(r"(?:.+\.)?(?:p_.+|value|risk)")
+
+
+@dataclass
+class Group:
+    """Images of one month, device or site."""
+
+    rows: int = 0
+    predicted: int = 0
+    unusual: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, rows: pd.DataFrame, scores: list[str]) -> None:
+        """Add rows to the counts."""
+        good = rows[rows["status"] == "ok"]
+        self.rows += len(rows)
+        self.predicted += len(good)
+        if "unusual" in good:
+            self.unusual += int(good["unusual"].eq(True).sum())
+        for name in scores:
+            self.sums[name] = self.sums.get(name, 0.0) + float(pd.to_numeric(good[name]).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers: counts, share of unusual images and mean scores."""
+        share = self.unusual / self.predicted if self.predicted else None
+        means = {name: total / self.predicted for name, total in self.sums.items()} if self.predicted else {}
+        return {"rows": self.rows, "predicted": self.predicted, "unusual": share, "means": means}
+
+
+def read_summary(folder: ArchiveFolder) -> dict[str, Any] | None:
+    """Read ``summary.json``; None if it was not written."""
+    if not folder.summary.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    return summary
+
+
+def write_summary(folder: ArchiveFolder, settings: PredictorSettings) -> dict[str, Any]:
+    """Summarize all rows in ``summary.json`` and ``summary.html``; memory does not grow with their number."""
+    from softfree.archive.summary_page import write_summary_page
+
+    statuses: Counter[str] = Counter()
+    groups: dict[str, dict[str, Group]] = {name: {} for name in COLUMNS}
+    kept = Sample(KEPT)
+    whole = Group()
+    for table in folder.rows():
+        rows = table.to_pandas()
+        statuses.update(rows["status"])
+        names = [name for name in rows if _SCORE.fullmatch(name)]
+        whole.add(rows, names)
+        kept.add(rows.loc[rows["status"] == "ok", names].astype(np.float64))
+        for column in COLUMNS:
+            if column in rows:
+                for value, own in rows.groupby(rows[column].fillna(""), sort=False):
+                    groups[column].setdefault(str(value), Group()).add(own, names)
+    scores = kept.values()
+    reference = reference_scores(settings)
+    summary = {
+        "rows": whole.rows,
+        "statuses": dict(statuses.most_common()),
+        "unusual": whole.to_dict()["unusual"],
+        "means": whole.to_dict()["means"],
+        "groups": {name: {value: group.to_dict() for value, group in sorted(found.items())}
+                   for name, found in groups.items() if set(found) - {""}},
+        "drift": drift(scores, reference),
+    }  # fmt: skip
+    write_summary_page(folder, summary, scores, reference)
+    write_atomically(folder.summary, json.dumps(summary, indent=2, allow_nan=False))
+    return summary
+
+
+class Sample:
+    """A random sample of rows of fixed size, each row with the same chance, for any number of them."""
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size = size
+        self._random = np.random.default_rng(seed)
+        self._rows: pd.DataFrame | None = None
+        self._keys = np.empty(0)
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Add rows; those with the smallest random keys are kept."""
+        self._rows = rows if self._rows is None else pd.concat([self._rows, rows], ignore_index=True)
+        self._keys = np.concatenate([self._keys, self._random.random(len(rows))])
+        if len(self._keys) > 2 * self.size:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        assert self._rows is not None
+        if len(self._keys) > self.size:
+            chosen = np.sort(np.argpartition(self._keys, self.size)[: self.size])
+            self._rows, self._keys = self._rows.iloc[chosen].reset_index(drop=True), self._keys[chosen]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return the finite values of each column."""
+        if self._rows is None:
+            return {}
+        self._shrink()
+        columns = {str(name): self._rows[name].to_numpy() for name in self._rows}
+        return {name: values[np.isfinite(values)] for name, values in columns.items()}
+
+
+def reference_scores(settings: PredictorSettings) -> dict[str, np.ndarray]:
+    """Return the scores of the samples that a run was evaluated on; none for exported files, which have no samples."""
+    if settings.exported:
+        return {}
+    path = Path(settings.model) / "predictions.csv"
+    if not path.is_file():
+        return {}
+    rows = pd.read_csv(path)
+    names = [str(name) for name in rows if _SCORE.fullmatch(str(name))]
+    return {name: values[np.isfinite(values)] for name in names if (values := rows[name].to_numpy(float)).size}
+
+
+def drift(scores: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Compare scores with those of the samples that the run was evaluated on, by Kolmogorov and Smirnov's test.
+
+    Returns:
+        By score ``distance`` (the largest difference of the two distribution functions) and ``p``.
+    """
+    from scipy.stats import ks_2samp
+
+    tests = {}
+    for name in scores.keys() & reference.keys():
+        if min(len(scores[name]), len(reference[name])) >= 10:
+            result = ks_2samp(scores[name], reference[name])
+            tests[name] = {"distance": float(result.statistic), "p": float(result.pvalue)}
+    return dict(sorted(tests.items()))
