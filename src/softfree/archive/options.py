@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from softfree.archive.remote import is_remote
 from softfree.inference.options import PredictOptions
 from softfree_runtime.core.errors import UserError
 
@@ -34,14 +36,16 @@ class ArchiveOptions(PredictOptions):
     csv: bool = False
 
 
-def check_only_archives(options: ArchiveOptions) -> None:
-    """Refuse options of archives where ``out`` is a file.
+def check_only_archives(options: ArchiveOptions, inputs: Sequence[str] = ()) -> None:
+    """Refuse options and inputs of archives where ``out`` is a file.
 
     Raises:
-        UserError: Names the option.
+        UserError: Names the option or the input.
     """
     inherited = {option.name for option in fields(PredictOptions)}
     for option in fields(ArchiveOptions):
         if option.name not in inherited and getattr(options, option.name) != option.default:
             name = option.name.replace("_", "-")
             raise UserError(f"--{name} is for archives: name a folder with --out, such as --out predictions/")
+    for item in filter(is_remote, inputs):
+        raise UserError(f"{item} is read for archives only: name a folder with --out, such as --out predictions/")

@@ -22,10 +22,12 @@ from softfree.archive.local import LocalEngine
 from softfree.archive.options import ArchiveOptions
 from softfree.archive.predictor import PredictorSettings
 from softfree.archive.progress import Follower
+from softfree.archive.remote import addresses_of_table, is_remote, list_remote
 from softfree.archive.worker import Block
 from softfree.data.inputs import find_inputs
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.case import variables_of
+from softfree_runtime.sources.inputs import TABLES, NamedSource
 
 FIRST = 1000  # inputs after which an archive that cannot be read is noticed
 HOPELESS = 0.9
@@ -160,11 +162,19 @@ def _kind_and_variables(settings: PredictorSettings) -> tuple[str, list[str]]:
 
 def _list_in_process(connection: Any, path: Path, wanted: _Wanted) -> None:
     try:
-        samples = find_inputs(wanted.inputs, wanted.frame, wanted.kind, wanted.image_root, wanted.variables)
+        samples = [sample for item in wanted.inputs for sample in _listed(item, wanted)]
         write_inputs(path, in_order(samples, wanted.order, wanted.inputs))
         connection.send(None)
     except UserError as error:
         connection.send(error)
+
+
+def _listed(item: str, wanted: _Wanted) -> list[NamedSource]:
+    if is_remote(item):
+        return list_remote(item, wanted.frame, wanted.kind)
+    if Path(item).suffix.lower() in TABLES and (rows := addresses_of_table(Path(item), wanted.kind)) is not None:
+        return rows
+    return find_inputs([item], wanted.frame, wanted.kind, wanted.image_root, wanted.variables)
 
 
 def _settings(model: str, options: ArchiveOptions) -> PredictorSettings:
@@ -196,7 +206,7 @@ def _has_gpu() -> bool:
 
 def _identity(settings: PredictorSettings, inputs: Sequence[str], options: ArchiveOptions) -> dict[str, Any]:
     """Return what the rows depend on; not the names of the inputs, which may hold those of patients."""
-    given = "\0".join(os.path.abspath(path) for path in inputs)
+    given = "\0".join(path if is_remote(path) else os.path.abspath(path) for path in inputs)
     return {
         "softfree_version": __version__,
         "model_digest": model_digest(settings.model),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList
-from softfree.archive.predictor import Predictor, PredictorSettings
-from softfree_runtime.core.errors import UserError
+from softfree.archive.predictor import Predictor, PredictorSettings, failed_row
+from softfree.archive.remote import Copies, Fetcher
+from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.inputs import NamedSource
+from softfree_runtime.sources.sample_source import name_of
 
 FLUSH_SECONDS = 10.0  # what a killed process may lose
 
@@ -49,6 +54,16 @@ class Finished:
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
+class Predict(Protocol):
+    """Gives one row for each sample."""
+
+    model_seconds: float
+
+    def __call__(self, samples: Sequence[NamedSource], /) -> pa.Table:
+        """Return the rows, with columns path, status and reason."""
+        ...
+
+
 def work(
     connection: Connection,
     root: Path,
@@ -57,28 +72,83 @@ def work(
 ) -> None:
     """Predict the blocks that come over the connection until None comes; a UserError is sent instead of a report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which says when to stop
+    fetcher = Fetcher()
     try:
         writer = PartWriter(ArchiveFolder(root))
         inputs = InputList(writer.folder.inputs)
         predictor = open_predictor(settings)
         connection.send(None)  # ready
-        while (block := connection.recv()) is not None:
-            connection.send(_finish(block, inputs, predictor, writer))
+        for block, samples, copies in _blocks(connection, inputs, fetcher):
+            connection.send(_finish(block, samples, copies, predictor, fetcher, writer))
         connection.send(writer.flush())
     except UserError as error:
         connection.send(error)
     except (EOFError, BrokenPipeError):  # the main process is gone
         pass
+    finally:
+        fetcher.close()
 
 
-def _finish(block: Block, inputs: InputList, predictor: Predictor, writer: PartWriter) -> Finished:
+def _blocks(
+    connection: Connection, inputs: InputList, fetcher: Fetcher
+) -> Iterator[tuple[Block, list[NamedSource], Copies]]:
+    """Yield the blocks that come, with their samples; those of the next one are copied meanwhile."""
+    waiting: deque[tuple[Block, list[NamedSource], Copies]] = deque()
+    is_open = True
+    while is_open or waiting:
+        while is_open and (not waiting or connection.poll()):
+            if (block := connection.recv()) is None:
+                is_open = False
+                break
+            samples = inputs.read(block.first, block.last)
+            waiting.append((block, samples, fetcher.begin(samples)))
+        if waiting:
+            yield waiting.popleft()
+
+
+def _finish(
+    block: Block,
+    samples: list[NamedSource],
+    copies: Copies,
+    predictor: Predict,
+    fetcher: Fetcher,
+    writer: PartWriter,
+) -> Finished:
     start, in_model = time.perf_counter(), predictor.model_seconds
-    rows = predictor(inputs.read(block.first, block.last))
+    local, failed = fetcher.local(samples, copies)
+    rows = _in_order(predictor(list(local.values())) if local else None, list(local), samples, failed)
+    rows = _with_addresses(rows, samples, local)
+    fetcher.remove(copies)
     predicted, in_model = time.perf_counter(), predictor.model_seconds - in_model
     statuses = Counter(rows.column("status").to_pylist())
     written = writer.add(block, rows)
     end = time.perf_counter()
     return Finished(block, written, statuses, (predicted - start - in_model, in_model, end - predicted))
+
+
+def _in_order(
+    predicted: pa.Table | None, numbers: list[int], samples: Sequence[NamedSource], failed: Mapping[int, ReadError]
+) -> pa.Table:
+    """Return the rows of predicted samples, whose numbers are given, and of failed ones in the order of all."""
+    if predicted is not None and not failed:
+        return predicted
+    tables = [failed_row(samples[number], error) for number, error in failed.items()]
+    rows = pa.concat_tables([*([] if predicted is None else [predicted]), *tables], promote_options="permissive")
+    return rows.take(np.argsort([*numbers, *failed]))
+
+
+def _with_addresses(rows: pa.Table, samples: Sequence[NamedSource], local: Mapping[int, NamedSource]) -> pa.Table:
+    """Name the addresses instead of their copies in the reasons."""
+    reasons = rows.column("reason").to_pylist()
+    changed = False
+    for number, (_, source, _) in local.items():
+        if source is not samples[number][1] and reasons[number]:
+            copy, address = name_of(source), name_of(samples[number][1])  # type: ignore[arg-type]
+            reasons[number] = reasons[number].replace(copy, address)
+            changed = True
+    if not changed:
+        return rows
+    return rows.set_column(rows.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
 class PartWriter:

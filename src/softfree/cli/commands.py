@@ -185,7 +185,7 @@ def _predict(parsed: Namespace) -> int:
         from softfree.archive.predict import predict_archive
 
         return predict_archive(parsed.run, parsed.inputs, options)
-    check_only_archives(options)
+    check_only_archives(options, parsed.inputs)
     if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
         if options.precision != "fp32":
             raise UserError(f"--precision {options.precision}: an exported file has its own; leave it out")

@@ -1,0 +1,186 @@
+"""Inputs at addresses: copied, predicted, removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from softfree.archive.folder import ArchiveFolder
+from softfree.archive.inputs import write_inputs
+from softfree.archive.local import LocalEngine
+from softfree.archive.options import ArchiveOptions, check_only_archives
+from softfree.archive.predictor import PredictorSettings
+from softfree.archive.remote import Fetcher, addresses_of_table, is_remote, list_remote
+from softfree.archive.worker import Block, work
+from softfree_runtime.core.errors import ReadError, UserError
+
+
+class Lengths:
+    """Fills in the number of bytes of each file, and puts its path into the reason."""
+
+    model_seconds = 0.0
+
+    def __init__(self, settings: PredictorSettings) -> None:
+        pass
+
+    def __call__(self, samples) -> pa.Table:
+        rows = []
+        for name, path, _ in samples:
+            rows.append({"path": name, "status": "ok", "reason": path, "value": float(len(Path(path).read_bytes()))})
+            assert path.endswith(".nii.gz")
+        return pa.Table.from_pylist(rows)
+
+
+def measure(connection, root, settings) -> None:
+    work(connection, root, settings, Lengths)
+
+
+def test_remote_files_have_rows_with_their_addresses(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    for number in range(1, 6):
+        (store / f"{number}.nii.gz").write_bytes(b"x" * number)
+    (store / ".hidden").write_bytes(b"")
+    (store / "list.csv").write_text("")
+    address = store.as_uri()
+    samples = list_remote(address, None, "volume")
+    names = [f"{address}/{number}.nii.gz" for number in range(1, 6)]
+    assert samples == [(name, name, None) for name in names]
+    (store / "3.nii.gz").unlink()
+
+    folder = ArchiveFolder(tmp_path / "archive")
+    write_inputs(folder.inputs, samples)
+    finished = []
+    LocalEngine(folder.root, PredictorSettings(""), 1, finished.append, measure).run(
+        [Block(0, 4), Block(4, 5)], lambda: True
+    )
+    rows = pa.concat_tables(list(folder.rows())).to_pylist()
+    assert [row["path"] for row in rows] == names
+    assert [row["value"] for row in rows] == [1.0, 2.0, None, 4.0, 5.0]
+    assert [row["status"] for row in rows] == ["ok", "ok", "missing", "ok", "ok"]
+    assert rows[0]["reason"] == names[0]
+    assert rows[2]["reason"] == f"{names[2]}: there is no file at this address"
+
+
+class Faulty(fsspec.AbstractFileSystem):
+    """A store whose first answers are errors."""
+
+    protocol = "faulty"
+    errors: ClassVar[list[Exception]] = []
+    cachable = False
+
+    def get_file(self, rpath, lpath, **_):
+        if self.errors:
+            raise self.errors.pop(0)
+        Path(lpath).write_bytes(b"there")
+
+    def exists(self, path, **_):
+        return True
+
+
+@pytest.fixture
+def fetcher():
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    pauses: list[float] = []
+    fetcher = Fetcher((1, 5), pauses.append)
+    yield fetcher, pauses
+    fetcher.close()
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome", "waited"),
+    [
+        ([], None, []),
+        ([OSError("busy"), OSError("busy")], None, [1, 5]),
+        ([OSError("busy")] * 3, "cannot be reached", [1, 5]),
+        ([FileNotFoundError()], "missing", []),
+        ([PermissionError("no key")], "unreadable", []),
+    ],
+)
+def test_stores_that_fail(fetcher, errors: list[Exception], outcome: str | None, waited: list[float]) -> None:
+    fetch, pauses = fetcher
+    Faulty.errors = list(errors)
+    samples = [("faulty://a/b.png", "faulty://a/b.png", 2)]
+    copies = fetch.begin(samples)
+    if outcome == "cannot be reached":
+        with pytest.raises(UserError, match=r"b\.png cannot be reached \(busy\)"):
+            fetch.local(samples, copies)
+    else:
+        local, failed = fetch.local(samples, copies)
+        if outcome is None:
+            (name, path, frame) = local[0]
+            assert (name, Path(path).read_bytes(), frame) == ("faulty://a/b.png", b"there", 2)
+            fetch.remove(copies)
+            assert not Path(path).exists()
+        else:
+            assert isinstance(failed[0], ReadError)
+            assert failed[0].status == outcome
+    assert pauses == waited
+
+
+def test_tables_of_addresses(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("path,frame\ns3://a/b.dcm,1\ns3://a/c.dcm,\n")
+    assert addresses_of_table(table, "image") == [("s3://a/b.dcm", "s3://a/b.dcm", 1), ("s3://a/c.dcm",) * 2 + (None,)]
+    with pytest.raises(UserError, match="cases cannot be read from addresses"):
+        addresses_of_table(table, "case")
+    table.write_text("path\ns3://a/b.dcm\nc.dcm\n")
+    with pytest.raises(UserError, match="1 of 2 paths are addresses"):
+        addresses_of_table(table, "image")
+    table.write_text("path\nc.dcm\n")
+    assert addresses_of_table(table, "image") is None
+
+
+def test_what_is_an_address(tmp_path: Path) -> None:
+    assert is_remote("s3://bucket/key")
+    assert not is_remote("C:/images")
+    assert not is_remote("images/a:b.png")
+    with pytest.raises(UserError, match="is read for archives only"):
+        check_only_archives(ArchiveOptions(), ["x.png", "s3://bucket/key"])
+    with pytest.raises(UserError, match="there is no file"):
+        list_remote((tmp_path / "nothing").as_uri(), None, "image")
+    with pytest.raises(UserError, match="nosuch"):
+        list_remote("nosuch://x/y", None, "image")
+
+
+@pytest.mark.slow
+def test_a_bucket(run, shared_data: Path, tmp_path: Path, monkeypatch) -> None:
+    """A local server of S3: the rows of the files themselves."""
+    server_of = pytest.importorskip("moto.server").ThreadedMotoServer
+    pytest.importorskip("s3fs")
+    import pandas as pd
+
+    from softfree.archive.predict import predict_archive
+
+    server = server_of(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        system = fsspec.filesystem("s3", skip_instance_cache=True)
+        system.mkdir("archive")
+        files = sorted((shared_data / "blood_cells").rglob("*.jpg"))[:40]
+        for file in files:
+            system.put_file(str(file), f"archive/cells/{file.name}")
+        local = tmp_path / "files"
+        local.mkdir()
+        for file in files:
+            (local / file.name).symlink_to(file)
+        options = {"workers": 1, "progress": False}
+        predict_archive(str(run.folder), [str(local)], ArchiveOptions(out=tmp_path / "local", **options))
+        predict_archive(str(run.folder), ["s3://archive/cells"], ArchiveOptions(out=tmp_path / "s3", **options))
+    finally:
+        server.stop()
+    expected, rows = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("local", "s3"))
+    assert list(rows["path"]) == [f"s3://archive/cells/{Path(path).name}" for path in expected["path"]]
+    pd.testing.assert_frame_equal(rows.drop(columns="path"), expected.drop(columns="path"))
