@@ -165,7 +165,9 @@ class LocalEngine:
             number = suspects[0].first
             self._deaths[number] += 1
             if self._deaths[number] >= TRIES:
-                self._give_up(number, worker.process.exitcode)
+                code = worker.process.exitcode
+                how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+                give_up(self.root, number, f"{how}, {TRIES} times", self.on_finished)
                 suspects = []
         singles = [Block(number, number + 1, alone=True) for block in suspects
                    for number in range(block.first, block.last)]  # fmt: skip
@@ -173,11 +175,12 @@ class LocalEngine:
         if self._todo:
             self._workers.append(self._start())
 
-    def _give_up(self, number: int, exit_code: int | None) -> None:
-        folder = ArchiveFolder(self.root)
-        (sample,) = InputList(folder.inputs).read(number, number + 1)
-        how = f"signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
-        error = ReadError(f"the process that read it ended ({how}), {TRIES} times", "crashed", path=sample[0])
-        block = Block(number, number + 1, alone=True)
-        PartWriter(folder).add(block, failed_row(sample, error))
-        self.on_finished(Finished(block, [block], Counter({"crashed": 1})))
+
+def give_up(root: Path, number: int, how: str, on_finished: OnFinished) -> None:
+    """Write the row of an input that ended each process that read it."""
+    folder = ArchiveFolder(root)
+    (sample,) = InputList(folder.inputs).read(number, number + 1)
+    error = ReadError(f"the process that read it ended ({how})", "crashed", path=sample[0])
+    block = Block(number, number + 1, alone=True)
+    PartWriter(folder).add(block, failed_row(sample, error))
+    on_finished(Finished(block, [block], Counter({"crashed": 1})))

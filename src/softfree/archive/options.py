@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from softfree.archive.remote import is_remote
 from softfree.inference.options import PredictOptions
@@ -23,6 +24,8 @@ class ArchiveOptions(PredictOptions):
         limit: Process only this many inputs, the first in the order; the others are left for another time.
         until: Time at which no further block is begun, such as 07:00 or 2027-01-31T07:00.
         keep_going: Go on even if nearly all of the first 1,000 inputs cannot be read.
+        engine: 'local', processes of this machine, or 'ray', a Ray cluster whose nodes share the folder.
+        ray_address: Address of the cluster, 'auto' or ray://HOST:PORT; default: a cluster on this machine.
         csv: Also write predictions.csv at the end, beside predictions.parquet.
     """
 
@@ -33,6 +36,8 @@ class ArchiveOptions(PredictOptions):
     limit: int | None = None
     until: str | None = None
     keep_going: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     csv: bool = False
 
 

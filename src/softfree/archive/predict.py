@@ -6,11 +6,11 @@ import hashlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -31,6 +31,14 @@ from softfree_runtime.sources.inputs import TABLES, NamedSource
 
 FIRST = 1000  # inputs after which an archive that cannot be read is noticed
 HOPELESS = 0.9
+
+
+class Engine(Protocol):
+    """Predicts blocks."""
+
+    def run(self, blocks: Sequence[Block], may_go_on: Callable[[], bool]) -> None:
+        """Predict blocks until none is left, or ``may_go_on`` says no."""
+        ...
 
 
 def predict_archive(model: str, inputs: Sequence[str], options: ArchiveOptions) -> int:
@@ -83,7 +91,7 @@ def _predict(
                 _check_hopeful(follower, options.out)
             return end is None or datetime.now() < end
 
-        LocalEngine(folder.root, settings, _workers(options), follower.add).run(missing, may_go_on)
+        _engine(folder, settings, options, follower).run(missing, may_go_on)
     done = folder.done(count)
     if done.all():
         return _finish(folder, settings, options)
@@ -93,6 +101,16 @@ def _predict(
         file=sys.stderr,
     )
     return 1 if follower.failed else 0
+
+
+def _engine(folder: ArchiveFolder, settings: PredictorSettings, options: ArchiveOptions, follower: Follower) -> Engine:
+    if options.engine == "local":
+        if options.ray_address is not None:
+            raise UserError("--ray-address is for --engine ray")
+        return LocalEngine(folder.root, settings, _workers(options), follower.add)
+    from softfree.archive.ray_engine import RayEngine
+
+    return RayEngine(folder.root, settings, options.workers, follower.add, options.ray_address)
 
 
 def _finish(folder: ArchiveFolder, settings: PredictorSettings, options: ArchiveOptions) -> int:
@@ -178,13 +196,11 @@ def _listed(item: str, wanted: _Wanted) -> list[NamedSource]:
 
 
 def _settings(model: str, options: ArchiveOptions) -> PredictorSettings:
-    workers = _workers(options)
-    threads = None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
     settings = PredictorSettings(
         model,
         options.batch_size,
         options.num_workers,
-        threads,
+        _threads(options),
         options.precision,
         options.tta,
         tuple(options.streaming.items()),
@@ -192,6 +208,14 @@ def _settings(model: str, options: ArchiveOptions) -> PredictorSettings:
     if settings.exported and (options.precision != "fp32" or options.tta != 1):
         raise UserError("--precision and --tta are for runs; an exported file has its own precision and one view")
     return settings
+
+
+def _threads(options: ArchiveOptions) -> int | None:
+    """Return the threads of each process; on a cluster one, since an actor has one processor."""
+    workers = _workers(options)
+    if options.engine == "ray":
+        return 1
+    return None if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
 
 
 def _workers(options: ArchiveOptions) -> int:

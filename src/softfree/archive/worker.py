@@ -79,7 +79,7 @@ def work(
         predictor = open_predictor(settings)
         connection.send(None)  # ready
         for block, samples, copies in _blocks(connection, inputs, fetcher):
-            connection.send(_finish(block, samples, copies, predictor, fetcher, writer))
+            connection.send(finish_block(block, samples, copies, predictor, fetcher, writer))
         connection.send(writer.flush())
     except UserError as error:
         connection.send(error)
@@ -106,7 +106,7 @@ def _blocks(
             yield waiting.popleft()
 
 
-def _finish(
+def finish_block(
     block: Block,
     samples: list[NamedSource],
     copies: Copies,
@@ -114,6 +114,7 @@ def _finish(
     fetcher: Fetcher,
     writer: PartWriter,
 ) -> Finished:
+    """Predict a block, whose remote files are being copied, and add its rows to the writer."""
     start, in_model = time.perf_counter(), predictor.model_seconds
     local, failed = fetcher.local(samples, copies)
     rows = _in_order(predictor(list(local.values())) if local else None, list(local), samples, failed)

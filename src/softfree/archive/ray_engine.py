@@ -1,0 +1,176 @@
+"""The engine of many machines: Ray Data gives the blocks to actors on the nodes of a cluster.
+
+The folder must be on storage that all nodes share: each actor writes the rows of its blocks there, so that nothing but
+counts travels. What a dead node or process leaves open is found in the folder and tried again, the last time input by
+input.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from softfree import __version__
+from softfree.archive.folder import ArchiveFolder
+from softfree.archive.inputs import InputList
+from softfree.archive.local import OnFinished, give_up
+from softfree.archive.predictor import Predictor, PredictorSettings
+from softfree.archive.remote import Fetcher
+from softfree.archive.worker import Block, Finished, PartWriter, Predict, finish_block
+from softfree_runtime.core.errors import UserError
+
+PASSES = 3
+OpenPredictor = Callable[[PredictorSettings], Predict]
+
+
+class BlockActor:
+    """Predicts blocks on a node: a callable for Ray Data."""
+
+    def __init__(self, root: str, settings: PredictorSettings, open_predictor: OpenPredictor) -> None:
+        self.writer = PartWriter(ArchiveFolder(Path(root)))
+        self.inputs = InputList(self.writer.folder.inputs)
+        self.predictor = open_predictor(settings)
+        self.fetcher = Fetcher()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Predict a block and write its rows at once; return what to count."""
+        block = Block(int(row["first"]), int(row["last"]), alone=True)
+        samples = self.inputs.read(block.first, block.last)
+        finished = finish_block(block, samples, self.fetcher.begin(samples), self.predictor, self.fetcher, self.writer)
+        names = sorted(finished.statuses)
+        return {
+            "first": block.first,
+            "last": block.last,
+            "statuses": names,
+            "counts": [finished.statuses[name] for name in names],
+            "seconds": list(finished.seconds),
+        }
+
+
+class RayEngine:
+    """Predicts the missing blocks of a folder on a Ray cluster.
+
+    Args:
+        root: The folder, on storage that all nodes share.
+        settings: How to predict.
+        workers: Most actors at a time; None for one for each processor of the cluster, or each GPU.
+        on_finished: Called with the report of each finished block.
+        address: Of the cluster: ``auto``, ``ray://...``; None for one on this machine.
+        open_predictor: Opens what predicts blocks, in an actor.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: PredictorSettings,
+        workers: int | None,
+        on_finished: OnFinished,
+        address: str | None = None,
+        open_predictor: OpenPredictor = Predictor,
+    ) -> None:
+        self.root, self.settings, self.workers, self.on_finished = root.resolve(), settings, workers, on_finished
+        self.address, self._open = address, open_predictor
+
+    def run(self, blocks: Sequence[Block], may_go_on: Callable[[], bool]) -> None:
+        """Predict blocks; see :meth:`softfree.archive.local.LocalEngine.run`.
+
+        Raises:
+            UserError: No cluster, or one with another version of softfree or another folder.
+        """
+        ray = _connect(self.address)
+        self._check_nodes(ray)
+        left = list(blocks)
+        for number in range(PASSES):
+            if number > 0:  # what died: input by input
+                left = [Block(one, one + 1) for block in left for one in range(block.first, block.last)]
+            if not left or not self._run_once(ray, left, may_go_on):
+                return
+            done = ArchiveFolder(self.root).done(max(block.last for block in blocks))
+            left = [block for block in left if not done[block.first : block.last].all()]
+        for block in left:
+            give_up(self.root, block.first, "in every try on the cluster", self.on_finished)
+
+    def _run_once(self, ray: Any, blocks: Sequence[Block], may_go_on: Callable[[], bool]) -> bool:
+        """Try blocks once; return whether all were tried."""
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # what is missing is tried again
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        most = self.workers or max(1, gpus or int(ray.cluster_resources().get("CPU", 1)))
+        rows = [{"first": block.first, "last": block.last} for block in blocks]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            BlockActor,
+            fn_constructor_args=(str(self.root), self.settings, self._open),
+            concurrency=(1, min(most, len(rows))),
+            num_gpus=1 if gpus else None,
+            num_cpus=None if gpus else 1,
+            ray_remote_args_fn=_retries,
+        )
+        for row in results.iter_rows():
+            block = Block(int(row["first"]), int(row["last"]))
+            statuses = Counter(dict(zip(row["statuses"], map(int, row["counts"]), strict=True)))
+            reading, model, writing = row["seconds"]
+            self.on_finished(Finished(block, [block], statuses, (reading, model, writing)))
+            if not may_go_on():
+                return False
+        return True
+
+    def _check_nodes(self, ray: Any) -> None:
+        """Ask each node for its version of softfree and whether it sees the folder."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        asked = ray.remote(num_cpus=0, max_retries=0)(_describe_node)
+        answers = {
+            node["NodeManagerAddress"]: asked.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(self.root))
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        for address, answer in answers.items():
+            try:
+                version, sees_folder = ray.get(answer, timeout=300)
+            except Exception as error:  # softfree is missing, or the node is
+                first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise UserError(f"the Ray node {address} cannot run softfree {__version__} ({first[:200]})") from None
+            if version != __version__:
+                raise UserError(
+                    f"the Ray node {address} has softfree {version}, and this machine {__version__}; install the same"
+                )
+            if not sees_folder:
+                raise UserError(
+                    f"the Ray node {address} does not see {self.root}; choose an --out on storage that all nodes share"
+                )
+
+
+def _retries() -> dict[str, Any]:
+    """Return how often Ray tries a block again by itself; without limits, a poisoned file would be tried for ever."""
+    return {"max_restarts": 2, "max_task_retries": 1}
+
+
+def _describe_node(root: str) -> tuple[str, bool]:
+    from softfree import __version__ as version
+    from softfree.archive.folder import ArchiveFolder as Folder
+
+    return version, Folder(Path(root)).inputs.is_file()
+
+
+def _connect(address: str | None) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    import ray
+    import ray.data
+
+    if not ray.is_initialized():
+        try:
+            own = {"include_dashboard": False} if address is None else {}
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"--ray-address {address}: no cluster answers ({first[:200]})") from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its lines would hide the progress bar
+    return ray
