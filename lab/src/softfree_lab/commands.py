@@ -125,6 +125,13 @@ COMMANDS: dict[str, dict[str, Command]] = {
             "bench.joined.bench_cases",
             bench.CasesBenchOptions,
         ),
+        "bench archive": _command(
+            "predictions of an archive: overhead, throughput, memory, kills, Ray, object store",
+            "bench.archive.bench_archive",
+            bench.ArchiveBenchOptions,
+            ("run", "A run on images."),
+            ("data", "Folder with images that crops of 512 x 512 pixels are taken from."),
+        ),
         "bench edge": _command(
             "measure latency, memory and energy of exported models", "bench.edge.bench_edge", bench.EdgeBenchOptions
         ),

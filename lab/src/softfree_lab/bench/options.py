@@ -242,3 +242,26 @@ class EdgeBenchOptions:
     images: Path | None = None
     calibration_count: int = 8
     out: Path | None = None
+
+
+@dataclass(kw_only=True)
+class ArchiveBenchOptions:
+    """Archive benchmark.
+
+    Attributes:
+        parts: What to measure: 'overhead' (rows of a stub that fills an array), 'images', 'kills', 'ray', 'store' (S3).
+        images: Number of images of 512 x 512 pixels; kills, ray and store take a tenth.
+        rows: Number of rows of the stub.
+        kills: Number of kills.
+        scratch: Folder for temporary files; default: the system's.
+        out: CSV file to write, with a JSON file about the machine next to it.
+    """
+
+    parts: list[Literal["overhead", "images", "kills", "ray", "store"]] = field(
+        default_factory=lambda: ["overhead", "images", "kills", "ray", "store"]
+    )
+    images: int = 20_000
+    rows: int = 1_000_000
+    kills: int = 20
+    scratch: Path | None = None
+    out: Path | None = None
