@@ -26,14 +26,25 @@ from softfree_runtime.cli import _parser as runtime_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Of pip and trtexec.
-OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "--maxShapes", "--help"}
+# Of pip, trtexec and SLURM.
+OTHER_FLAGS = {
+    "--no-deps",
+    "--onnx",
+    "--fp16",
+    "--minShapes",
+    "--optShapes",
+    "--maxShapes",
+    "--help",
+    "--array",
+    "--cpus-per-task",
+    "--requeue",
+}
 # So that training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
 # Of studies whose own tests look at them.
 FIGURES = ("explain.plot_measures", "explain.plot_curves", "robustness.plot_robustness")
-LONG = ("compare", "edge", "own-attention", "studies")
+LONG = ("archive", "compare", "edge", "own-attention", "studies")
 """Pages whose snippets are slow tests: what they show has fast tests of its own."""
 SMALL = {
     "linear_vit": "--batch-size 8",

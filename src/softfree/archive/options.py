@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from softfree.archive.remote import is_remote
 from softfree.inference.options import PredictOptions
 from softfree_runtime.core.errors import UserError
 
@@ -52,5 +51,7 @@ def check_only_archives(options: ArchiveOptions, inputs: Sequence[str] = ()) -> 
         if option.name not in inherited and getattr(options, option.name) != option.default:
             name = option.name.replace("_", "-")
             raise UserError(f"--{name} is for archives: name a folder with --out, such as --out predictions/")
+    from softfree.archive.remote import is_remote
+
     for item in filter(is_remote, inputs):
         raise UserError(f"{item} is read for archives only: name a folder with --out, such as --out predictions/")
