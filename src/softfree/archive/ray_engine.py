@@ -167,7 +167,7 @@ def _connect(address: str | None) -> Any:
 
     if not ray.is_initialized():
         try:
-            own = {"include_dashboard": False} if address is None else {}
+            own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -68,7 +68,7 @@ def work(
     connection: Connection,
     root: Path,
     settings: PredictorSettings,
-    open_predictor: Callable[[PredictorSettings], Predictor] = Predictor,
+    open_predictor: Callable[[PredictorSettings], Predict] = Predictor,
 ) -> None:
     """Predict the blocks that come over the connection until None comes; a UserError is sent instead of a report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which says when to stop

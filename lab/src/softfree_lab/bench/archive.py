@@ -252,7 +252,7 @@ def _model_alone(run: str, files: list[str]) -> float:
     opened = Run.load(run)
     preprocessing, model = opened.preprocessing, opened.model.eval()
     assert isinstance(preprocessing, ImagePreprocessing)
-    batch = torch.stack([preprocessing.load_sized(file)[0] for file in files[:16]])
+    batch = torch.stack([torch.as_tensor(preprocessing.load_sized(file)[0]) for file in files[:16]])
     with torch.inference_mode():
         model(batch)
         start = time.perf_counter()
@@ -305,8 +305,8 @@ def _same(expected: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
     numbers = [name for name in expected if pd.api.types.is_float_dtype(expected[name])]
     others = [name for name in expected if name not in numbers]
     close = np.isclose(expected[numbers], rows[numbers], atol=1e-6, equal_nan=True).all(axis=1)
-    equal = (expected[others].astype(str) == rows[others].astype(str)).all(axis=1)
-    return equal & close
+    equal = (expected[others].astype(str) == rows[others].astype(str)).all(axis=1).to_numpy()
+    return pd.Series(np.logical_and(equal, close))
 
 
 def _ray(bench: Bench) -> Measured:
@@ -354,18 +354,23 @@ def _rate_on_nodes(bench: Bench, folder: Path, nodes: int) -> float:
 
 def _store(bench: Bench) -> Measured:
     """A local server of S3 whose answers wait 10 ms, against the same files on disk."""
-    from moto.server import ThreadedMotoServer
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
 
     folder = bench.images(max(64, bench.options.images // 10))
     count = len(list(folder.iterdir()))
     local, _ = bench.predict([str(folder)], bench.scratch / "on-disk")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    application = server._app
-    server._app = lambda *arguments: (time.sleep(0.010), application(*arguments))[1]
-    server.start()
-    host, port = server.get_host_and_port()
+    backend = DomainDispatcherApplication(create_backend_app)
+
+    def slow(environment: Any, start_response: Any) -> Any:
+        time.sleep(0.010)
+        return backend(environment, start_response)
+
+    server = make_server("127.0.0.1", 0, slow, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ |= keys | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    os.environ |= keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}"}
     try:
         import fsspec
 
@@ -374,6 +379,7 @@ def _store(bench: Bench) -> Measured:
         system.put(str(folder), "archive/images", recursive=True)
         remote, _ = bench.predict(["s3://archive/images"], bench.scratch / "in-store")
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
     yield f"{count:,} images on disk, whole command", count / local, "images/s"
     yield "the same in S3 with 10 ms latency, server on this machine", count / remote, "images/s"
