@@ -35,6 +35,14 @@ class Crashed(Exception):
     """A sample ended the workers that read it."""
 
 
+class Failed(Exception):
+    """A worker could not process a sample: why, and a short code."""
+
+    def __init__(self, reason: str, status: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 @dataclass(eq=False)
 class Waiting:
     """Something that waits for a worker.
@@ -97,8 +105,6 @@ class Pool:
         gpus = ready.gpus
         self._count = self._count or gpus or _processors()
         self._devices = [str(number % gpus) if gpus else None for number in range(self._count)]
-        if gpus > 1:  # it sees all of them; its successors see one each
-            first.settings = self._settings(0)
         self._processes[0] = first
         return ready
 
@@ -155,11 +161,14 @@ class Pool:
 
         Raises:
             Crashed: It ended the workers that read it.
+            Failed: The worker could not process it.
             Expired: It took longer than ``limit``.
         """
         is_large = out is not None or model.kind in ("slide", "bag", "volume")
         lane = "large" if is_large else "jobs" if job else "now"
         predicted = await self._put(Waiting(lane, limit, model.name, sample, out))
+        if isinstance(predicted, Reply):
+            raise Failed(predicted.error, predicted.status)
         assert isinstance(predicted, Predicted)
         return predicted
 
@@ -174,7 +183,7 @@ class Pool:
     async def _put(self, item: Waiting) -> Any:
         async with self._changed:
             self._lanes[item.lane].append(item)
-            self._changed.notify()
+            self._changed.notify_all()
         try:
             return await item.future
         except asyncio.CancelledError:
@@ -211,7 +220,7 @@ class Pool:
                 finally:
                     self._busy.pop(number, None)
                     async with self._changed:
-                        self._changed.notify()
+                        self._changed.notify_all()
 
     async def _next(self, number: int, lanes: Sequence[str]) -> list[Waiting]:
         """Wait for work; an empty list when the pool stops or there was only abandoned work."""
@@ -225,8 +234,6 @@ class Pool:
             batch = self._take(self._lanes[lane])
             if batch:
                 self._busy[number] = lane
-            if self.waiting():
-                self._changed.notify()
             return batch
 
     def _lane(self, lanes: Sequence[str]) -> str | None:
