@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from softfree.serving.audit import AuditLog, record_of
 from softfree.serving.errors import Busy, Conflict, NotFound, TimedOut, Unreadable
 from softfree.serving.jobs import JobRunner, job_state, to_store
-from softfree.serving.measures import Measures
 from softfree.serving.models import failed_row
 from softfree.serving.options import ServeOptions
 from softfree.serving.process import Expired
@@ -90,14 +89,14 @@ class Service:
             raise NotFound(f"no model of this name; this server has {', '.join(self.models)}")
         return self.models[name]
 
-    def refuse_if_busy(self, model: str) -> None:
-        """Refuse a request when the queue is full; before its body is read."""
+    def refuse_if_busy(self, model: str, count: int = 1) -> None:
+        """Refuse a request of so many samples when the queue is full."""
         if not self.accepting:
             raise Busy("the server is stopping; try again in a moment", status="stopping", retry_after=5)
-        if self.pool.waiting("now") >= self.options.queue:
+        if self.pool.waiting("now") + count > self.options.queue:
             self.measures.refused.inc()
             raise Busy(
-                f"{self.options.queue} samples wait already; try again later",
+                f"more than {self.options.queue} samples would wait; try again later",
                 retry_after=self.pool.seconds_to_wait(model),
             )
 
@@ -110,15 +109,15 @@ class Service:
             TimedOut: It took longer than the time limit.
             Unreadable: The sample gives no answer; the message is the reason of its row.
         """
+        self.refuse_if_busy(model)
         answer = await self.answer(model, sample, who=who, entrance=entrance)
         if (status := answer.row["status"]) != "ok":
             raise Unreadable(answer.row["reason"], status=status)
         return answer
 
     async def answer(self, model: str, sample: Sample, *, who: str = "", entrance: str = "http") -> Answer:
-        """Return the row of a small sample, also of one that cannot be read; see :meth:`predict`."""
+        """Return the row of a small sample, also of one that cannot be read; whoever calls it has asked for room."""
         served = self.model(model)
-        self.refuse_if_busy(model)
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.options.time_limit):

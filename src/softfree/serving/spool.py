@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from softfree_runtime.core.errors import UserError
@@ -54,11 +55,8 @@ class Spool:
 
     def _stem(self, folder: Path, stem: str) -> str:
         """Return a name that cannot be traced to ``stem`` and is the same within the folder."""
-        from hashlib import blake2b
-
-        return blake2b(
-            stem.encode("utf-8", "surrogatepass"), key=folder.parent.name.encode(), digest_size=8
-        ).hexdigest()
+        text, key = stem.encode("utf-8", "surrogatepass"), folder.parent.name.encode()
+        return blake2b(text, key=key, digest_size=8).hexdigest()
 
     def link(self, path: Path) -> Path:
         """Return a path in the spool that stands for a file or folder elsewhere."""

@@ -212,15 +212,14 @@ class Store:
             connection.execute(jobs.update().where(mine).values(state=state, error=error, updated=time.time()))
 
     def cancel(self, job_id: str) -> list[str]:
-        """Cancel a job, and return the files of its samples that were not answered."""
+        """Cancel a job that has not ended; return the files of all its samples, and forget them."""
         with self.begin() as connection:
             waiting = jobs.c.state.in_(("queued", "running"))
             change = jobs.update().where(jobs.c.id == job_id, waiting)
-            if connection.execute(change.values(state="canceled", updated=time.time())).rowcount != 1:
-                return []
-            one = (samples.c.job == job_id) & ~samples.c.answered
-            files = [row.files for row in connection.execute(sql.select(samples.c.files).where(one)) if row.files]
-            connection.execute(samples.update().where(one).values(files=None, about=None))
+            connection.execute(change.values(state="canceled", updated=time.time()))
+            own = (samples.c.job == job_id) & samples.c.files.is_not(None)
+            files = [row.files for row in connection.execute(sql.select(samples.c.files).where(own))]
+            connection.execute(samples.update().where(samples.c.job == job_id).values(files=None, about=None))
             return [name for entry in files for name in json.loads(entry)]
 
     def job(self, job_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
