@@ -14,8 +14,9 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from pydantic import ValidationError
 
 from softfree.serving.errors import Invalid, NotFound, Unreadable
-from softfree.serving.models import digest_of
+from softfree.serving.guard import COOKIE, SESSION, Guard
 from softfree.serving.records import JobState, Sample
+from softfree.serving.rows import digest_of
 from softfree.serving.schemas import (
     ErrorOut,
     JobOut,
@@ -27,7 +28,7 @@ from softfree.serving.schemas import (
     SessionIn,
     SessionOut,
 )
-from softfree.serving.security import COOKIE, SESSION, Guard, allowed_path, client
+from softfree.serving.security import allowed_path, client
 from softfree.serving.service import Service
 from softfree.serving.uploads import limited, receive
 

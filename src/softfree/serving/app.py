@@ -14,9 +14,10 @@ from starlette.exceptions import HTTPException
 from softfree import __version__
 from softfree.serving import api, page, reading_room, viewing
 from softfree.serving.errors import ServingError
+from softfree.serving.guard import Guard
 from softfree.serving.hospital import entrances
 from softfree.serving.schemas import NOT_A_DEVICE
-from softfree.serving.security import Guard, Secure, client, told
+from softfree.serving.security import Secure, client, told
 from softfree.serving.service import Service
 
 log = logging.getLogger("softfree.serving")

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from softfree.serving.audit import record_of
-from softfree.serving.models import failed_row
 from softfree.serving.process import Expired
 from softfree.serving.records import Answer, JobState, ModelVersion, Sample
+from softfree.serving.rows import failed_row
 from softfree.serving.spool import Spool
 from softfree.serving.store import ATTEMPTS, LEASE
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from softfree import __version__
 from softfree.serving.records import ModelVersion, Row, Sample, ServedModel
+from softfree.serving.rows import DEFERRED, digest_of, failed_row, without_paths
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.core.files import printable
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
 from softfree_runtime.sources.cases import make_case
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 20
 """Pixels, voxels or values of a prepared sample above which it must not delay small ones: an image of 1024 x 1024."""
-DEFERRED = "deferred"
-"""Status of the row of a large sample that has to wait for its turn."""
 
 
 class OpenModel(Protocol):
@@ -191,15 +189,6 @@ def run_of(about: Metadata, maps: Sequence[Path]) -> Path | None:
     return next((path for path in maps if Run.load(path).identity() == about.weights), None)
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    found = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
 def run_digest(run: Run) -> str:
     """Return a SHA-256 of what decides the rows of a run: weights, settings and calibration."""
     found = sha256(run.identity().encode())
@@ -249,25 +238,6 @@ def _case(sample: Sample, paths: Sequence[str], model: ServedModel) -> Any:
 
 def _numbered(rows: Any) -> str:
     return f"images {', '.join(str(row + 1) for row in rows)}"
-
-
-def without_paths(text: str, sample: Sample) -> str:
-    """Replace the paths of a sample in a reason by the client's name of it, or by the number of an image of a case."""
-    for number, path in enumerate(sample.paths):
-        real = os.path.realpath(path)
-        name = sample.name if len(sample.paths) == 1 else f"image {number + 1}"
-        for known in (real, str(path)):
-            text = text.replace(printable(known), printable(name))
-        if len(sample.paths) > 1:
-            text = text.replace(printable(os.path.dirname(real)), printable(sample.name))
-    return text
-
-
-def failed_row(sample: Sample, model: ServedModel, reason: str, status: str) -> Row:
-    """Return the row of a sample without an answer."""
-    row: Row = dict.fromkeys(model.columns)
-    row |= {name: "" for name in model.columns if name.rpartition(".")[2] == "predicted"}
-    return row | {"path": sample.name, "status": status, "reason": reason}
 
 
 def predict_each(model: OpenModel, samples: Sequence[Sample], *, may_defer: bool) -> list[Row]:

@@ -48,16 +48,24 @@ class WorkerProcess:
         self.ready = Ready()
 
     def start(self) -> Ready:
-        """Start the process, and return its first message.
+        """Start the process, and return its first message; see :meth:`wait_ready`."""
+        self.launch()
+        return self.wait_ready()
 
-        Raises:
-            UserError: It cannot work, such as for a damaged model.
-        """
+    def launch(self) -> None:
+        """Start the process."""
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=main, args=(theirs, self.settings, os.getpid()), daemon=True)
         self._process.start()
         theirs.close()
+
+    def wait_ready(self) -> Ready:
+        """Return the first message of the process.
+
+        Raises:
+            UserError: It cannot work, such as for a damaged model.
+        """
         try:
             self.ready = self._pipe.recv()
         except EOFError:

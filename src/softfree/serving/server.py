@@ -43,8 +43,8 @@ def serve(models: Sequence[str], options: ServeOptions) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, str(options.threads))  # of the workers, which inherit them
-    service = make_service(named, options)
-    return _run(service, options)
+    with listen(options.host, options.port) as listening:
+        return _run(make_service(named, options), options, listening)
 
 
 def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
@@ -55,33 +55,38 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
     """
     from softfree.core.memory import available_memory
     from softfree.serving.measures import Measures
-    from softfree.serving.service import Service
-    from softfree.serving.spool import Spool
-    from softfree.serving.store import Store
     from softfree.serving.worker import WorkerSettings
     from softfree.serving.workers import Pool, memory_of_each, served_models
 
-    spool = Spool(spool_folder(options))
-    store = Store(options.store)
     memory = memory_of_each(available_memory(), options.workers)
     memory = memory if options.memory_limit is None else int(options.memory_limit * 2**30)
     settings = WorkerSettings(models, tuple(options.maps), options.threads, memory, options.max_pixels)
     pool = Pool(settings, options.workers, options.max_batch, Measures())
-    served = served_models(pool.start_first())
-    for path in options.maps:
-        if not any(model.maps_from == path for model in served.values()):
-            raise UserError(f"--maps {path}: no model that is served was exported from this run (other weights)")
-    return Service(options, served, store, spool, pool)
+    pool.launch()
+    try:
+        import softfree.serving.app  # noqa: F401  which takes as long as a worker to load its models
+        from softfree.serving.service import Service
+        from softfree.serving.spool import Spool
+        from softfree.serving.store import Store
+
+        spool, store = Spool(spool_folder(options)), Store(options.store)
+        served = served_models(pool.first_ready())
+        for path in options.maps:
+            if not any(model.maps_from == path for model in served.values()):
+                raise UserError(f"--maps {path}: no model that is served was exported from this run (other weights)")
+        return Service(options, served, store, spool, pool)
+    except BaseException:
+        pool.kill()
+        raise
 
 
-def _run(service: Service, options: ServeOptions) -> int:
+def _run(service: Service, options: ServeOptions, listening: socket.socket) -> int:
     import uvicorn
 
     from softfree.serving.app import create_app
     from softfree.serving.protocol import Protocol
 
     app = create_app(service)
-    listening = listen(options.host, options.port)
     port = listening.getsockname()[1]
     config = uvicorn.Config(
         app,
@@ -150,7 +155,7 @@ def check_options(options: ServeOptions) -> None:
     Raises:
         UserError: Names the option.
     """
-    from softfree.serving.security import Guard
+    from softfree.serving.guard import Guard
 
     least = {"threads": 1, "max_batch": 1, "queue": 1, "max_pixels": 1}
     for name, low in least.items():

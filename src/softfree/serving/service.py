@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from softfree.serving.audit import AuditLog, record_of
 from softfree.serving.errors import Busy, Conflict, NotFound, TimedOut, Unreadable
 from softfree.serving.jobs import JobRunner, job_state, to_store
-from softfree.serving.models import failed_row
 from softfree.serving.options import ServeOptions
 from softfree.serving.process import Expired
 from softfree.serving.records import Answer, JobState, RenderResult, RenderTask, Sample, ServedModel
+from softfree.serving.rows import failed_row
 from softfree.serving.spool import Spool
 from softfree.serving.store import Store
 from softfree.serving.worker import Predicted

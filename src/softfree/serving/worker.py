@@ -195,7 +195,8 @@ class _Worker:
         return [*sorted(read), *model.steps]
 
     def _explain(self, work: ExplainWork) -> Predicted:
-        from softfree.serving.models import predict_each, source_of, without_paths
+        from softfree.serving.models import predict_each, source_of
+        from softfree.serving.rows import without_paths
 
         model = self.models[work.model]
         (row,) = predict_each(model, [work.sample], may_defer=False)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from softfree.serving.measures import Measures
-from softfree.serving.models import DEFERRED
 from softfree.serving.process import Died, Expired, WorkerProcess
 from softfree.serving.records import RenderTask, Sample, ServedModel
+from softfree.serving.rows import DEFERRED
 from softfree.serving.worker import ExplainWork, Predicted, PredictWork, Ready, Reply, WorkerSettings
 from softfree_runtime.core.errors import UserError
 
@@ -98,14 +98,17 @@ class Pool:
         self._stopping = False
         self._threads = ThreadPoolExecutor(1)
 
-    def start_first(self) -> Ready:
-        """Start the first worker, before there is an event loop, and return what it says of the models."""
-        first = WorkerProcess(self.settings)
-        ready = first.start()
+    def launch(self) -> None:
+        """Start the first worker, before there is an event loop; it loads the models while this process does more."""
+        self._processes[0] = WorkerProcess(self.settings)
+        self._processes[0].launch()
+
+    def first_ready(self) -> Ready:
+        """Return what the first worker says of the models; UserError if it cannot use them."""
+        ready = self._processes[0].wait_ready()
         gpus = ready.gpus
         self._count = self._count or gpus or _processors()
         self._devices = [str(number % gpus) if gpus else None for number in range(self._count)]
-        self._processes[0] = first
         return ready
 
     async def start(self) -> None:
@@ -121,14 +124,18 @@ class Pool:
             self._changed.notify_all()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            for process in self._processes.values():
-                process.kill()
+            self.kill()
             for task in late:
                 task.cancel()
         for lane in self._lanes.values():
             for item in lane:
                 item.future.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def kill(self) -> None:
+        """End all processes now."""
+        for process in self._processes.values():
+            process.kill()
 
     @property
     def count(self) -> int:
