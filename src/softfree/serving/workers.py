@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,8 +86,16 @@ class Pool:
     wants to see is drawn in a process of its own.
     """
 
-    def __init__(self, settings: WorkerSettings, workers: int | None, max_batch: int, measures: Measures) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        workers: int | None,
+        max_batch: int,
+        measures: Measures,
+        process: Callable[[WorkerSettings], WorkerProcess] = WorkerProcess,
+    ) -> None:
         self.settings, self.max_batch, self.measures = settings, max_batch, measures
+        self._new_process = process
         self._count = workers
         self._lanes: dict[str, deque[Waiting]] = {name: deque() for name in (*LANES, "render")}
         self._busy: dict[int, str] = {}
@@ -100,7 +108,7 @@ class Pool:
 
     def launch(self) -> None:
         """Start the first worker, before there is an event loop; it loads the models while this process does more."""
-        self._processes[0] = WorkerProcess(self.settings)
+        self._processes[0] = self._new_process(self.settings)
         self._processes[0].launch()
 
     def first_ready(self) -> Ready:
@@ -210,7 +218,7 @@ class Pool:
         failures = 0
         while not self._stopping:
             if process is None or not process.alive:
-                process = self._processes[number] = WorkerProcess(self._settings(number))
+                process = self._processes[number] = self._new_process(self._settings(number))
                 try:
                     await self._in_thread(process.start)
                     failures = 0
@@ -224,6 +232,10 @@ class Pool:
             if batch:
                 try:
                     await self._do(process, batch)
+                except Exception as error:  # nobody may wait for ever, and the worker goes on
+                    log.exception("an error of the queue")
+                    for item in batch:
+                        _tell(item, Failed(f"the server failed on it ({type(error).__name__})", "failed"))
                 finally:
                     self._busy.pop(number, None)
                     async with self._changed:
@@ -324,7 +336,7 @@ class Pool:
             return
         predicted: Predicted = reply.value
         if first.out is None and first.lane != "large":
-            each, known = reply.seconds / len(batch), self._seconds.get(first.model)
+            each, known = max(1e-4, reply.seconds / len(batch)), self._seconds.get(first.model)
             self._seconds[first.model] = each if known is None else 0.8 * known + 0.2 * each
         for item, row, steps in zip(batch, predicted.rows, predicted.steps, strict=True):
             if row["status"] == DEFERRED:
