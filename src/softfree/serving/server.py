@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import re
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from softfree.serving.options import ServeOptions
 from softfree_runtime.core.errors import UserError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from softfree.serving.service import Service
 
 STOP = 20.0
@@ -98,13 +102,28 @@ def _run(service: Service, options: ServeOptions, listening: socket.socket) -> i
         proxy_headers=False,  # who signs on is decided by --trusted-proxy
         timeout_graceful_shutdown=int(min(options.time_limit, STOP)),
     )
-    server = uvicorn.Server(config)
+    server = quiet_server(config)
     host = f"[{options.host}]" if ":" in options.host else options.host
     workers = f"{service.pool.count} worker{'s' * (service.pool.count != 1)}"
     print(f"softfree serve: {', '.join(service.models)} with {workers} at http://{host}:{port}/ (Ctrl-C ends it)."
           " Not a medical device.", file=sys.stderr, flush=True)  # fmt: skip
     asyncio.run(server.serve(sockets=[listening]))
     return 0 if server.started else 2
+
+
+def quiet_server(config: uvicorn.Config) -> uvicorn.Server:
+    """Return a server that ends by itself when it is told to stop, instead of raising the signal again."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            yield
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -118,6 +137,7 @@ def listen(host: str, port: int) -> socket.socket:
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         opened.bind((host, port))
+        opened.listen(1024)  # who comes while the models are loaded waits
     except OSError as error:
         opened.close()
         reason = error.strerror or error
