@@ -110,10 +110,16 @@ async def model(name: str, service: TheService) -> ServedModelOut:
     return ServedModelOut.of(service.model(name))
 
 
-@router.get("/models/{name}/card", response_class=PlainTextResponse)
+class Markdown(PlainTextResponse):
+    """Text in Markdown."""
+
+    media_type = "text/markdown"
+
+
+@router.get("/models/{name}/card", response_class=Markdown)
 async def card(name: str, service: TheService) -> Response:
     """Return the model card as Markdown."""
-    return PlainTextResponse(service.model(name).card, media_type="text/markdown")
+    return Markdown(service.model(name).card)
 
 
 @router.post(

@@ -69,7 +69,7 @@ class LimitOptions:
     workers: int | None = None
     threads: int = 1
     max_batch: int = 16
-    queue: int = 64
+    queue: int = 32
     max_upload: float = 2048.0
     max_pixels: int = 1 << 28
     memory_limit: float | None = None
