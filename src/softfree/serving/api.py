@@ -77,7 +77,7 @@ open_router = APIRouter(responses={status: ERRORS[status] for status in (400, 40
 measures_router = APIRouter(responses={status: ERRORS[status] for status in (401, 403, 405)})
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:  # else each request would take a thread for it
     """Return the service of the application: a dependency."""
     service: Service = request.app.state.service
     return service
@@ -163,7 +163,7 @@ async def predict(
         answers = await asyncio.gather(*(service.answer(name, sample, who=who) for sample in samples))
     finally:
         if not service.options.keep:
-            service.spool.remove(path for sample in samples for path in sample.paths)
+            await asyncio.to_thread(service.spool.remove, [path for sample in samples for path in sample.paths])
     if len(answers) == 1 and (status := answers[0].row["status"]) != "ok":
         raise Unreadable(answers[0].row["reason"], status=status)
     return PredictionsOut(model=ModelOut.of(served.version), predictions=[PredictionOut.of(each) for each in answers])

@@ -56,6 +56,7 @@ def create_app(service: Service, guard: Guard | None = None) -> FastAPI:
         docs_url=None,  # they fetch scripts from elsewhere
         redoc_url=None,
         openapi_url="/v1/openapi.json",
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service, app.state.guard = service, guard
     app.include_router(api.open_router)

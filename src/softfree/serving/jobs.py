@@ -142,7 +142,7 @@ class JobRunner:
             record_of(answer, sample, job["who"], job["entrance"]), hold=until,
         )  # fmt: skip
         if stored and not keep:
-            service.spool.remove(sample.paths)
+            await asyncio.to_thread(service.spool.remove, sample.paths)
 
     def sample(self, row: Mapping[str, Any]) -> Sample | None:
         """Return a sample as it is stored; None if its files are deleted."""
