@@ -1,7 +1,9 @@
 """The store: jobs that are done once, by whichever server; and the spool."""
 
 import os
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import sqlalchemy as sql
 
 from softfree.serving import store as module
 from softfree.serving.spool import Spool
-from softfree.serving.store import ATTEMPTS, Store, audit, jobs, samples
+from softfree.serving.store import ATTEMPTS, TABLES, Store, audit, jobs, samples
 from softfree_runtime.core.errors import UserError
 
 JOB = {"model": "m", "version": "1", "hash": "h", "who": "w", "entrance": "http", "explain": False, "hold": False}
@@ -22,13 +24,20 @@ def each(count: int) -> list[dict[str, Any]]:
     return [{"files": f'["{number}/files/a"]', "about": "{}", "digest": "d"} for number in range(count)]
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> tuple[Store, Store]:
-    """Two servers on one store."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+def two(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Store, Store]]:
+    """Two servers on one store; on PostgreSQL if SOFTFREE_TEST_POSTGRESQL is the address of a database for tests."""
     url = str(tmp_path / "store.sqlite")
+    if request.param == "postgresql":
+        url = os.environ.get("SOFTFREE_TEST_POSTGRESQL", "")
+        if not url:
+            pytest.skip("no database for tests: set SOFTFREE_TEST_POSTGRESQL to its address")
+        TABLES.drop_all(sql.create_engine(url))
     first, second = Store(url), Store(url)
     second.owner = "another-machine:1:0"
-    return first, second
+    yield first, second
+    first.close()
+    second.close()
 
 
 def test_two_servers_share_the_jobs(two: tuple[Store, Store]) -> None:
@@ -167,3 +176,25 @@ def test_orphans_of_the_spool_are_removed_unless_they_are_known(tmp_path: Path) 
             os.utime(path, (0, 0))
     assert spool.remove_old(60, [known.name]) == 1
     assert list(spool.folder.iterdir()) == [known]
+
+
+def test_many_servers_at_once_do_each_job_once(two: tuple[Store, Store]) -> None:
+    first, second = two
+    second.owner = first.owner.replace(":", ":1", 1)
+    names = {first.add_job(JOB, each(1)) for _ in range(24)}
+    done: list[str] = []
+
+    def work(server: Store) -> None:
+        while job := server.claim(["m"]):
+            assert server.begin_sample(job["id"], 0)
+            if server.answer(job["id"], 0, {}, RECORD, hold=None):
+                done.append(job["id"])
+            server.end_job(job["id"], "done")
+
+    threads = [threading.Thread(target=work, args=(server,)) for server in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(done) == sorted(names)
+    assert first.waiting() == 0

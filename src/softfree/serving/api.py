@@ -77,14 +77,19 @@ open_router = APIRouter(responses={status: ERRORS[status] for status in (400, 40
 measures_router = APIRouter(responses={status: ERRORS[status] for status in (401, 403, 405)})
 
 
-async def service_of(request: Request) -> Service:  # else each request would take a thread for it
-    """Return the service of the application: a dependency."""
+def service_of(request: Request) -> Service:
+    """Return the service of the application."""
     service: Service = request.app.state.service
     return service
 
 
+async def the_service(request: Request) -> Service:
+    """Return the service of the application: a dependency, which needs no thread."""
+    return service_of(request)
+
+
 Client = Annotated[str, Depends(client)]
-TheService = Annotated[Service, Depends(service_of)]
+TheService = Annotated[Service, Depends(the_service)]
 
 
 async def own_job(job_id: str, service: TheService, who: Client) -> JobState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import socket
 import time
@@ -93,9 +94,9 @@ class Store:
                 TABLES.create_all(self.engine)
                 break
             except sql.exc.DBAPIError as error:
-                if attempt == 4 or not isinstance(error, (sql.exc.OperationalError, sql.exc.ProgrammingError)):
+                if attempt == 4:
                     raise UserError(f"--store {_shown(url)} cannot be used: {_line(error)}") from None
-                time.sleep(0.2)  # another server makes the same tables
+                time.sleep(0.1 + 0.3 * random.random())  # another server makes the same tables
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
