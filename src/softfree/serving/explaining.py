@@ -37,9 +37,9 @@ def write_maps(run: Run, source: NamedSource, out: Path) -> dict[str, Any]:
         raise explained.error
     told = _told(run, explained)
     for number, image in enumerate(explained.images):
-        grid = {name: value for name, value in asdict(image.token_grid).items() if value is not None}
-        values = {f"values_{index}": map_.values for index, map_ in enumerate(image.maps)}
-        np.savez(out / f"map_{number}.npz", **grid, **values)
+        arrays: dict[str, Any] = {f"values_{index}": map_.values for index, map_ in enumerate(image.maps)}
+        arrays |= {name: value for name, value in asdict(image.token_grid).items() if value is not None}
+        np.savez(out / f"map_{number}.npz", **arrays)
     (out / "explained.json").write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
     return told
 
