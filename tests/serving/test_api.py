@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sql
+from starlette.requests import ClientDisconnect
 from tests.serving.inline import Serving, png, serving
 
 from softfree.serving.process import Died, Expired
@@ -436,5 +438,49 @@ def test_a_browser_signs_on(small_model: Path, tmp_path: Path) -> None:
             server.client.cookies.clear()
             server.client.cookies.set("softfree_session", value[:-2] + ("AA" if value[-2:] != "AA" else "BB"))
             assert (await server.client.get("/v1/models")).status_code == 401
+
+    run(steps())
+
+
+def test_a_client_that_goes_away_and_a_full_disk(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        async with serving(small_model, tmp_path) as server:
+
+            async def part() -> Any:
+                yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + png(1)
+                raise ClientDisconnect  # which comes out where the server reads on
+
+            kind = {"content-type": "multipart/form-data; boundary=b"}
+            gone = await server.client.post("/v1/models/small/predict", content=part(), headers=kind)
+            assert (gone.status_code, gone.json()["error"]) == (400, "the client went away")
+            assert left_in_spool(tmp_path) == []
+
+            def full(folder: Path, name: str) -> Path:
+                return Path("/dev/full/none")
+
+            monkeypatch.setattr(server.service.spool, "new_file", full)
+            refused = await server.predict(("a.png", png(1)))
+            assert (refused.status_code, refused.json()["status"]) == (503, "disk")
+            assert left_in_spool(tmp_path) == []
+
+    run(steps())
+
+
+def test_a_store_that_is_away_is_503(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def steps() -> None:
+        async with serving(small_model, tmp_path) as server:
+
+            def away(*arguments: Any) -> None:
+                raise sql.exc.OperationalError("insert DOE", {}, Exception("away"))
+
+            monkeypatch.setattr(server.service.store, "add_records", away)
+            monkeypatch.setattr(server.service.store, "add_job", away)
+            for query in ({}, {"wait": False}):
+                response = await server.predict(("a.png", png(1)), **query)
+                assert (response.status_code, response.json()["status"]) == (503, "store")
+                assert "DOE" not in response.text
+                assert left_in_spool(tmp_path) == []
 
     run(steps())

@@ -17,7 +17,7 @@ from softfree.serving.errors import ServingError
 from softfree.serving.guard import Guard
 from softfree.serving.hospital import entrances
 from softfree.serving.schemas import NOT_A_DEVICE
-from softfree.serving.security import Secure, client, told
+from softfree.serving.security import SECURITY_HEADERS, Secure, client, told
 from softfree.serving.service import Service
 
 log = logging.getLogger("softfree.serving")
@@ -98,4 +98,5 @@ async def _tell_unexpected(request: Request, error: Exception) -> JSONResponse:
         frames.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
     log.error("an error of the server: %s at %s", type(error).__name__, " > ".join(frames[-6:]))
-    return JSONResponse({"error": "an error of the server; its log says where", "status": "failed"}, 500)
+    body = {"error": "an error of the server; its log says where", "status": "failed"}
+    return JSONResponse(body, 500, SECURITY_HEADERS)  # outside of what adds them otherwise

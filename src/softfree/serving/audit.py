@@ -65,7 +65,7 @@ class AuditLog:
         except Exception as error:  # told to everyone who waits
             for _, written in group:
                 if not written.done():
-                    written.set_exception(RuntimeError(f"the audit log cannot be written ({type(error).__name__})"))
+                    written.set_exception(error)
             return
         for _, written in group:
             if not written.done():

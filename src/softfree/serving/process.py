@@ -6,6 +6,8 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnContext
+from multiprocessing.process import BaseProcess
 
 from softfree.serving.worker import Ready, Reply, WorkerSettings, main
 from softfree_runtime.core.errors import UserError
@@ -46,6 +48,7 @@ class WorkerProcess:
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
         self.ready = Ready()
+        self._process: BaseProcess | None = None
 
     def start(self) -> Ready:
         """Start the process, and return its first message; see :meth:`wait_ready`."""
@@ -54,7 +57,7 @@ class WorkerProcess:
 
     def launch(self) -> None:
         """Start the process."""
-        context = get_context("spawn")
+        context: SpawnContext = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=main, args=(theirs, self.settings, os.getpid()), daemon=True)
         self._process.start()
@@ -66,6 +69,7 @@ class WorkerProcess:
         Raises:
             UserError: It cannot work, such as for a damaged model.
         """
+        assert self._process is not None
         try:
             self.ready = self._pipe.recv()
         except EOFError:
@@ -81,12 +85,12 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """Number of the process."""
-        return self._process.pid
+        return None if self._process is None else self._process.pid
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.is_alive()
+        return self._process is not None and self._process.is_alive()
 
     def ask(self, work: object, seconds: float, is_abandoned: Callable[[], bool]) -> Reply:
         """Give the worker a task and return its answer.
@@ -100,6 +104,7 @@ class WorkerProcess:
             Died: The process has ended.
             Expired: The time has passed.
         """
+        assert self._process is not None
         try:
             self._pipe.send(work)
             left = seconds
@@ -118,6 +123,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process now."""
+        if self._process is None:
+            return
         self._process.kill()
         self._process.join(5)
         self._pipe.close()

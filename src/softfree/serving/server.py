@@ -100,6 +100,7 @@ def _run(service: Service, options: ServeOptions, listening: socket.socket) -> i
         access_log=False,
         server_header=False,
         proxy_headers=False,  # who signs on is decided by --trusted-proxy
+        limit_concurrency=1000,
         timeout_graceful_shutdown=int(min(options.time_limit, STOP)),
     )
     server = quiet_server(config)

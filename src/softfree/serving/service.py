@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from softfree.serving.audit import AuditLog, record_of
 from softfree.serving.errors import Busy, Conflict, NotFound, TimedOut, Unreadable
 from softfree.serving.jobs import JobRunner, job_state, to_store
@@ -80,8 +82,18 @@ class Service:
         self.store.close()
 
     async def in_store(self, function: Any, *arguments: Any, **named: Any) -> Any:
-        """Call a blocking method of the store in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._database, lambda: function(*arguments, **named))
+        """Call a blocking method of the store in a thread.
+
+        Raises:
+            Busy: The database is away.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._database, lambda: function(*arguments, **named)
+            )
+        except DBAPIError as error:
+            log.error("the store cannot be used: %s", type(error).__name__)  # its message would quote values
+            raise Busy("the store of this server is away; try again later", status="store", retry_after=10) from None
 
     def model(self, name: str) -> ServedModel:
         """Return a model by its name; NotFound without it."""

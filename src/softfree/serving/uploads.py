@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
-from softfree.serving.errors import Invalid, ServingError, TooLarge
+from softfree.serving.errors import Busy, Invalid, ServingError, TooLarge
 from softfree.serving.spool import Spool
 
 SILENCE = 30.0
@@ -97,6 +98,7 @@ async def receive(request: Request, spool: Spool, max_bytes: float, *, together:
     Raises:
         Invalid: No multipart form, or a damaged one.
         TooLarge, Silent: As :func:`limited`; what came so far is deleted.
+        Busy: The disk is full.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -109,6 +111,13 @@ async def receive(request: Request, spool: Spool, max_bytes: float, *, together:
         parser.finalize()
         if not writer.ended:
             raise Invalid("the form ends too early; send it again")
+    except ClientDisconnect:  # nobody reads the answer
+        writer.discard()
+        raise Invalid("the client went away") from None
+    except OSError as error:
+        writer.discard()
+        reason = f"the upload cannot be stored ({error.strerror})"
+        raise Busy(reason, status="disk", retry_after=60) from None
     except (MultipartParseError, ValueError) as error:
         writer.discard()
         raise Invalid(f"not a valid multipart form ({str(error)[:100]})") from None
@@ -176,10 +185,7 @@ class _FormWriter:
             if len(self._text) > FIELD_BYTES:
                 raise TooLarge("a field of the form is too long")
             return
-        try:
-            self._file.write(part)
-        except OSError as error:
-            raise ServingError(f"the upload cannot be stored ({error.strerror})", status="disk") from None
+        self._file.write(part)
         self._hash.update(part)
         self.form.files[-1].size += len(part)
 
