@@ -457,10 +457,10 @@ def test_a_client_that_goes_away_and_a_full_disk(
             assert (gone.status_code, gone.json()["error"]) == (400, "the client went away")
             assert left_in_spool(tmp_path) == []
 
-            def full(folder: Path, name: str) -> Path:
-                return Path("/dev/full/none")
+            def full() -> Any:
+                raise OSError(28, "No space left on device")
 
-            monkeypatch.setattr(server.service.spool, "new_file", full)
+            monkeypatch.setattr("softfree.serving.uploads.sha256", full)  # when the file has been made
             refused = await server.predict(("a.png", png(1)))
             assert (refused.status_code, refused.json()["status"]) == (503, "disk")
             assert left_in_spool(tmp_path) == []
