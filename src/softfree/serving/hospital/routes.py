@@ -1,0 +1,151 @@
+"""Rules that say which DICOM files go to which model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from softfree_runtime.core.errors import UserError, shortened, unknown_name
+from softfree_runtime.core.files import read_yaml
+
+_EXAMPLE = "- {model: chest, match: {Modality: [CR, DX], BodyPartExamined: CHEST}}"
+_NO_TEXT = ("SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "AT")
+_SHOWN = ("Modality", "BodyPartExamined", "ViewPosition")  # codes, which name no patient
+_CODE = re.compile(r"[A-Z0-9_ ]{0,16}")  # value representation CS
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the file.
+
+    Attributes:
+        models: Names of the models that the files go to; none: the files are left alone.
+        match: Patterns by keyword of an element, in capitals; a file matches if each element has a value that matches
+            one of its patterns. An element that the file lacks has the value "".
+        explain: Whether maps are made, too.
+    """
+
+    models: tuple[str, ...]
+    match: Mapping[str, tuple[str, ...]]
+    explain: bool = False
+
+    def matches(self, header: Dataset) -> bool:
+        """Return whether a file matches."""
+        return all(
+            any(fnmatchcase(value, pattern) for value in _values(header, keyword) for pattern in patterns)
+            for keyword, patterns in self.match.items()
+        )
+
+
+@dataclass(frozen=True)
+class Routes:
+    """The rules in their order: the first that matches decides."""
+
+    rules: tuple[Rule, ...]
+
+    @property
+    def keywords(self) -> list[str]:
+        """Keywords of the elements that the rules and messages need."""
+        return list(dict.fromkeys([*_SHOWN, *(keyword for rule in self.rules for keyword in rule.match)]))
+
+    @property
+    def modalities(self) -> list[str] | None:
+        """The modalities that can match some rule; None if any can, or they are patterns."""
+        patterns = [rule.match.get("Modality", ("*",)) for rule in self.rules if rule.models]
+        flat = sorted({pattern for group in patterns for pattern in group})
+        return None if any(re.search(r"[*?\[]", pattern) or not pattern for pattern in flat) else flat
+
+    def rule_for(self, header: Dataset) -> Rule | None:
+        """Return the first rule that matches a file."""
+        return next((rule for rule in self.rules if rule.matches(header)), None)
+
+
+def read_routes(path: Path, models: Mapping[str, bool]) -> Routes:
+    """Read a file of rules.
+
+    Args:
+        path: A YAML file: a list of rules with ``model`` (a name, a list of names, or ``none``), ``match`` (patterns
+            by DICOM keyword) and optionally ``explain``.
+        models: The served models: name, and whether it can make maps.
+
+    Raises:
+        UserError: Names the file, the rule and what is wrong.
+    """
+    content = read_yaml(path, "--route")
+    if not isinstance(content, list) or not content:
+        got = "nothing" if content is None or content == [] else shortened(content)
+        raise UserError(f"--route {path} has {got}; expected a list of rules such as: {_EXAMPLE}")
+    return Routes(tuple(_rule(f"--route {path}: rule {n}", item, models) for n, item in enumerate(content, start=1)))
+
+
+def described(header: Dataset) -> str:
+    """Return what a log may say about a file: modality, body part and view, if they are the codes they should be."""
+    return ", ".join(f"{keyword} {_code(header, keyword)}" for keyword in _SHOWN)
+
+
+def _code(header: Dataset, keyword: str) -> str:
+    text = "\\".join(_values(header, keyword))
+    return (text or "absent") if _CODE.fullmatch(text) else "not a code"
+
+
+def _rule(where: str, item: Any, models: Mapping[str, bool]) -> Rule:
+    if not isinstance(item, dict):
+        raise UserError(f"{where} is {shortened(item)}; expected one such as: {_EXAMPLE[2:]}")
+    known = {"model": "models"} | {field.name: field.name for field in fields(Rule) if field.name != "models"}
+    _refuse_unknown(where, item, known)
+    names = _texts(f"{where}: model", item.get("model"), "the name of a served model")
+    names = () if names == ("none",) else names
+    for name in names:
+        if name not in models:
+            raise UserError(f"{where}: {unknown_name('model', name, models)}")
+    explain = item.get("explain", False)
+    if not isinstance(explain, bool):
+        raise UserError(f"{where}: explain is {shortened(explain)}; expected true or false")
+    for name in names if explain else ():
+        if not models[name]:
+            raise UserError(f"{where}: explain is true, but {name} makes no maps; serve its run, or give --maps RUN")
+    match = item.get("match")
+    if not isinstance(match, dict) or not match:
+        raise UserError(f"{where}: match is {shortened(match)}; expected patterns by keyword, {{Modality: CR}}")
+    return Rule(names, {keyword: _patterns(where, keyword, value) for keyword, value in match.items()}, explain)
+
+
+def _refuse_unknown(where: str, item: Mapping[Any, Any], known: Collection[str]) -> None:
+    for key in item:
+        if key not in known:
+            hint = "; patterns of DICOM elements belong below match" if tag_for_keyword(str(key)) else ""
+            raise UserError(f"{where}: {unknown_name('key', key, known)}{hint}")
+
+
+def _patterns(where: str, keyword: Any, value: Any) -> tuple[str, ...]:
+    if not isinstance(keyword, str) or tag_for_keyword(keyword) is None:
+        raise UserError(f"{where}: match has {keyword!r}; expected a keyword of the DICOM standard, such as Modality")
+    if dictionary_VR(keyword) in _NO_TEXT:
+        raise UserError(f"{where}: match has {keyword}, which has no text to match; name another element")
+    return tuple(text.upper() for text in _texts(f"{where}: {keyword}", value, "a pattern such as CHEST*"))
+
+
+def _texts(where: str, value: Any, expected: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(part, bool) or not isinstance(part, str | int | float) for part in values):
+        raise UserError(f"{where} is {shortened(value)}; expected {expected}, or a list of them; quote what YAML reads"
+                        " as something else")  # fmt: skip
+    return tuple(str(part) for part in values)
+
+
+def _values(header: Dataset, keyword: str) -> Sequence[str]:
+    """Return the values of an element in capitals; [""] if it is absent, empty or damaged."""
+    try:
+        value = header.get(keyword)
+    except Exception:  # pydicom raises almost any exception on damaged elements
+        return [""]
+    values = value if isinstance(value, MultiValue | list) else [value]
+    return [str("" if part is None else part).strip().upper() for part in values] or [""]
