@@ -7,6 +7,7 @@ from typing import Protocol
 
 from softfree.serving.options import ServeOptions
 from softfree.serving.service import Service
+from softfree_runtime.core.errors import UserError
 
 
 class Entrance(Protocol):
@@ -22,5 +23,16 @@ class Entrance(Protocol):
 
 
 def entrances(options: ServeOptions) -> Sequence[Entrance]:
-    """Return the entrances that the options ask for."""
-    return ()
+    """Return the entrances that the options ask for.
+
+    Raises:
+        UserError: They contradict each other, or a value cannot be used.
+    """
+    if options.dicom_port is None and options.dicomweb is None:
+        if options.route is not None:
+            raise UserError("--route is for --dicom-port or --dicomweb; add one of them")
+        return ()
+    # Not above: its libraries take a second that other servers can do without.
+    from softfree.serving.hospital.entrance import Hospital
+
+    return (Hospital(options),)

@@ -27,7 +27,7 @@ from highdicom.sr import (
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, generate_uid
+from pydicom.uid import generate_uid
 
 from softfree import __version__
 from softfree.serving.hospital.findings import STATEMENT, Findings
@@ -184,7 +184,7 @@ def _copy_patient_and_study(source: Dataset, report: Dataset) -> None:
 
 def _observer(model: ReportedModel) -> ObserverContext:
     device = DeviceObserverIdentifyingAttributes(
-        uid=UID(f"2.25.{int(model.digest[:32], 16)}"),  # the same for every report of the same file
+        uid=generate_uid(entropy_srcs=["device", model.digest]),  # the same for every report of the same file
         name=_short(model.name),
         manufacturer_name="softfree",
         model_name=_short(f"{model.name} {model.version}"),

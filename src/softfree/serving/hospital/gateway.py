@@ -1,0 +1,230 @@
+"""A complete series: to the models of its rule, and its results to whoever takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from softfree.serving.errors import Busy, NotFound, ServingError
+from softfree.serving.hospital.findings import findings_of
+from softfree.serving.hospital.incoming import short
+from softfree.serving.hospital.maps import write_map
+from softfree.serving.hospital.outbox import Outbox
+from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
+from softfree.serving.hospital.routes import Routes, Rule, described
+from softfree.serving.records import Answer, JobState, Sample, ServedModel
+from softfree.serving.service import Service
+from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.quiet import quiet
+
+logger = logging.getLogger(__name__)
+
+_TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
+_MAP = "map.png"  # the name of a map over its image among an answer's files
+_BUSY = 2.0  # seconds until a full queue is asked again, unless it says
+
+
+@dataclass(frozen=True)
+class ReceivedFile:
+    """A file of a series, with the elements for rules (``routing``)."""
+
+    path: Path
+    routing: Dataset
+
+
+class Gateway:
+    """From complete series to results."""
+
+    def __init__(self, service: Service, routes: Routes, outbox: Outbox, who: str) -> None:
+        """Connect.
+
+        Args:
+            service: Predicts.
+            routes: Which files go to which model.
+            outbox: Takes the results.
+            who: The entrance, for the audit log.
+        """
+        self._service, self._routes, self._outbox, self._who = service, routes, outbox, who
+
+    async def handle(self, folder: Path) -> None:
+        """Predict a series, put its results into the outbox, and delete its files.
+
+        Args:
+            folder: All files of one series. If it is left over from an earlier process, its jobs are taken up.
+        """
+        files = await asyncio.to_thread(self._read, folder)
+        by_rule: dict[Rule | None, list[ReceivedFile]] = {}
+        for file in files:
+            by_rule.setdefault(self._routes.rule_for(file.routing), []).append(file)
+        for rule, matching in by_rule.items():
+            if rule is None or not rule.models:
+                why = "no rule matches" if rule is None else "as its rule says"
+                logger.info("%s: left alone, %s (%s)", _label(matching), why, described(matching[0].routing))
+                continue
+            for name in rule.models:
+                await self._predict(folder, self._service.models[name], matching, rule.explain)
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+    def _read(self, folder: Path) -> list[ReceivedFile]:
+        """Read what rules need; results of softfree, and files that are no DICOM, are left out."""
+        tags = [*self._routes.keywords, "Manufacturer", "SeriesInstanceUID", "InstanceNumber", "Rows"]
+        files = []
+        for path in sorted(folder.glob("*.dcm")):
+            with quiet():
+                try:
+                    header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
+                    if own_result(header) or "Rows" not in header:
+                        continue  # a result, or a document without pixels
+                    number = int(header.get("InstanceNumber") or 0)
+                except Exception:  # pydicom raises almost any exception on damaged elements
+                    logger.warning("a file of a series was left alone: its header is damaged")
+                    continue
+            files.append((number, path.name, ReceivedFile(path, header)))
+        return [file for _, _, file in sorted(files, key=lambda entry: entry[:2])]
+
+    async def _predict(self, folder: Path, model: ServedModel, files: list[ReceivedFile], explain: bool) -> None:
+        label = _label(files)
+        groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
+        try:
+            state, digests = await self._answered(folder, model, groups, explain)
+            written = await asyncio.to_thread(self._write, model, groups, state.answers, digests, label)
+        except (ServingError, ReadError) as error:
+            logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
+            return
+        if state.error:
+            logger.warning("%s: %s: %s", label, model.name, state.error)
+        if written:
+            logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
+            self._outbox.notify()
+
+    async def _answered(
+        self, folder: Path, model: ServedModel, groups: list[list[ReceivedFile]], explain: bool
+    ) -> tuple[JobState, list[str]]:
+        """Return the ended job of the samples, and their digests; the job is the one of an earlier process, if any."""
+        note = folder / f"{short(model.name)}.job"
+        if note.is_file():
+            job, digests = json.loads(note.read_text())
+            try:
+                return await self._service.wait(job), digests
+            except NotFound:
+                pass  # the store was cleared meanwhile
+        while True:
+            samples = await asyncio.to_thread(self._samples, model, groups)
+            try:
+                job = await self._service.submit(
+                    model.name, samples, explain=explain, who=self._who, hold=explain, entrance="dicom"
+                )
+            except Busy as busy:
+                _delete(samples)
+                await asyncio.sleep(busy.retry_after or _BUSY)
+            except BaseException:
+                _delete(samples)
+                raise
+            else:
+                break
+        digests = [sample.digest for sample in samples]
+        note.write_text(json.dumps([job, digests]))
+        return await self._service.wait(job), digests
+
+    def _samples(self, model: ServedModel, groups: list[list[ReceivedFile]]) -> list[Sample]:
+        """Give the spool its own files, which it deletes after the answer."""
+        samples = []
+        for number, group in enumerate(groups):
+            folder = self._service.spool.new_folder()
+            paths = []
+            for file in group:
+                paths.append(folder / file.path.name)
+                _link(file.path, paths[-1])
+            samples.append(
+                Sample(tuple(paths), digest=_digest(paths), name=f"image {number + 1}", case=model.kind == "case")
+            )
+        return samples
+
+    def _write(
+        self,
+        model: ServedModel,
+        groups: list[list[ReceivedFile]],
+        answers: Sequence[Answer | None],
+        digests: list[str],
+        label: str,
+    ) -> int:
+        """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
+        about: Mapping[str, object] = model.about
+        targets, coverage = about.get("targets") or (), about.get("coverage")
+        reported, maps = [], []
+        for group, answer in zip(groups, answers, strict=True):
+            if answer is None or answer.row["status"] != "ok":
+                reason = "no answer" if answer is None else _without_path(answer.row["reason"])
+                logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
+                continue
+            sources = tuple(read_header(file.path) for file in group)
+            findings = findings_of(answer.row, targets, coverage)  # type: ignore[arg-type]
+            reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
+            maps.append((group[0].path, answer))
+        if not reported:
+            return 0
+        who = ReportedModel(model.name, model.version.version, model.version.hash)
+        seed = sha256("".join(digests).encode()).hexdigest()
+        with self._outbox.new() as folder:
+            make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
+            for number, (source, answer) in enumerate(maps):
+                self._write_map(folder / f"map-{number}.dcm", model, answer, source, seed, label)
+        return len(reported)
+
+    def _write_map(self, path: Path, model: ServedModel, answer: Answer, source: Path, seed: str, label: str) -> None:
+        """Write the map of an answer; a reason is logged if it cannot be made, and the report is sent without it."""
+        image = answer.files.get(_MAP)
+        if image is None:
+            return
+        predicted = str(answer.row.get("predicted") or "")
+        try:
+            write_map(
+                path, self._service.spool.folder / image, source, model=model.name, predicted=predicted, seed=seed
+            )
+        except ReadError as error:
+            logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
+
+
+def _label(files: list[ReceivedFile]) -> str:
+    """Name a series for a log: so that its lines belong together, without saying whose it is."""
+    return f"series {short(files[0].routing.get('SeriesInstanceUID'))} ({len(files)} files)"
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, ReadError) else str(error)
+
+
+def _without_path(reason: str) -> str:
+    """Return the reason of a row without the name of the sample before it."""
+    return reason.partition(": ")[2] or reason
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _delete(samples: Sequence[Sample]) -> None:
+    for sample in samples:
+        shutil.rmtree(sample.paths[0].parent, ignore_errors=True)
