@@ -45,7 +45,7 @@ class Archive:
         """
         if not url.startswith(("http://", "https://")) or "@" in url:
             raise UserError(
-                "--dicomweb: expected http://HOST/PATH or https://HOST/PATH, without user and password; those belong into"
+                "--dicomweb: expected http://HOST/PATH or https://HOST/PATH without user and password, which belong into"
                 " --dicomweb-credentials FILE"
             )
         if authority is not None and not authority.is_file():

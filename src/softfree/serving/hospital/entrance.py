@@ -128,9 +128,10 @@ class Hospital:
         while True:
             try:
                 await asyncio.to_thread(poller.poll)
-            except Unreachable as error:
+            except Exception as error:
                 if not pause:
-                    logger.warning("the DICOMweb server: %s; asked again with growing pauses", error)
+                    why = error if isinstance(error, Unreachable) else type(error).__name__
+                    logger.warning("the DICOMweb server: %s; asked again with growing pauses", why)
                 pause = min(LONGEST_PAUSE, 2 * pause or FIRST_PAUSE)
             else:
                 if pause:

@@ -125,7 +125,7 @@ def _describe_sample(row: Mapping[str, object], findings: Findings) -> None:
 
 
 def _abstention(columns: Mapping[str, object], abstains: bool, coverage: float | None) -> str:
-    level = "" if coverage is None else f" at {coverage:.0%} coverage"
+    level = "" if coverage is None else f" at {100 * coverage:g} % coverage"
     if "set" not in columns:
         states = {name.removeprefix(_SET): state for name, state in columns.items() if name.startswith(_SET)}
         uncertain = [name for name, state in states.items() if state == "uncertain"]

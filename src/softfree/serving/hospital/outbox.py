@@ -84,9 +84,10 @@ class Outbox:
                     self._something.set()
                     await asyncio.sleep(pause)
                     break
-                except Refused as error:
+                except Exception as error:
                     kept = self._refused / result.name
-                    logger.warning("%s refused a result: %s; it is kept in %s", self._receiver, error, kept)
+                    reason = error if isinstance(error, Refused) else f"it cannot be sent ({type(error).__name__})"
+                    logger.warning("%s has no result of ours: %s; it is kept in %s", self._receiver, reason, kept)
                     result.replace(kept)
                 else:
                     shutil.rmtree(result)

@@ -100,6 +100,8 @@ def read_header(path: Path) -> Dataset:
             header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
             header.decode()
             absent = [name for name in _UIDS if not header.get(name)]
+        except OSError as error:
+            raise ReadError(f"its file cannot be read ({error.strerror})", "missing") from None
         except Exception:  # pydicom raises almost any exception on damaged elements, and quotes them
             raise ReadError("an element of its patient or study is damaged") from None
     if absent:

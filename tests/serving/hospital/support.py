@@ -1,0 +1,125 @@
+"""A service that answers by a fixed row, a real Orthanc, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import requests
+from PIL import Image
+
+from softfree.serving.errors import NotFound
+from softfree.serving.options import ServeOptions
+from softfree.serving.records import Answer, JobState, ModelVersion, Sample, ServedModel
+
+ROW: dict[str, Any] = {
+    "path": "image 1", "status": "ok", "reason": "", "p_NORMAL": 0.123456789012, "p_PNEUMONIA": 0.876543210988,
+    "raw_NORMAL": 0.2, "raw_PNEUMONIA": 0.8, "predicted": "PNEUMONIA", "set": '["NORMAL", "PNEUMONIA"]',
+    "abstain": True, "distance": 1.25, "unusual": True,
+}  # fmt: skip
+VERSION = ModelVersion("chest", "0.1.0", "ab" * 32)
+
+
+@dataclass
+class FixedSpool:
+    folder: Path
+
+    def new_folder(self) -> Path:
+        made = self.folder / token_hex(8)
+        made.mkdir(parents=True)
+        return made
+
+
+@dataclass
+class FixedService:
+    """Answers each sample by the same row, and remembers what it was asked; like the real one it deletes the files."""
+
+    spool: FixedSpool
+    row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
+    kind: str = "image"
+    asked: list[list[Sample]] = field(default_factory=list)
+    states: dict[str, JobState] = field(default_factory=dict)
+    fail: Exception | None = None
+    options: ServeOptions = field(default_factory=ServeOptions)
+
+    @property
+    def models(self) -> dict[str, ServedModel]:
+        model = ServedModel(VERSION, Path("chest.onnx"), "onnx", self.kind, "binary", ("NORMAL", "PNEUMONIA"), {}, True,
+                            about={"coverage": 0.9})  # fmt: skip
+        return {"chest": model}
+
+    async def submit(
+        self, model: str, samples: Sequence[Sample], *, explain: bool = False, who: str, hold: bool, entrance: str
+    ) -> str:
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        self.asked.append(list(samples))
+        files = {}
+        if explain:
+            files = {"map.png": f"{token_hex(4)}.png"}
+            Image.new("RGB", (64, 48), (200, 30, 30)).save(self.spool.folder / files["map.png"])
+        for sample in samples:
+            assert all(path.is_file() for path in sample.paths)
+            shutil.rmtree(sample.paths[0].parent)
+        answers = tuple(Answer(dict(self.row), ["12-bit MONOCHROME2"], VERSION, 0.1, files) for _ in samples)
+        job = token_hex(8)
+        self.states[job] = JobState(job, VERSION, "done", len(answers), len(answers), answers)
+        return job
+
+    async def wait(self, job_id: str, seconds: float | None = None) -> JobState:
+        if job_id not in self.states:
+            raise NotFound("no such job")
+        return self.states[job_id]
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A running Orthanc with its DICOMweb plugin."""
+
+    http: str
+    dicom_port: int
+    title: str = "ORTHANC"
+
+    @property
+    def web(self) -> str:
+        return f"{self.http}/dicom-web"
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(f"{self.http}{path}", timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def file(self, instance: str) -> bytes:
+        return bytes(requests.get(f"{self.http}/instances/{instance}/file", timeout=10).content)
+
+    def forward(self, series: str, title: str, port: int) -> None:
+        """Let Orthanc send a series to a node, as a rule of an archive would."""
+        peer = {"AET": title, "Host": "127.0.0.1", "Port": port}
+        requests.put(f"{self.http}/modalities/node", json=peer, timeout=10).raise_for_status()
+        requests.post(f"{self.http}/modalities/node/store", data=series, timeout=60).raise_for_status()
+
+    def clear(self) -> None:
+        for study in self.get("/studies"):
+            requests.delete(f"{self.http}/studies/{study}", timeout=10)
+
+    def answers(self) -> bool:
+        try:
+            return bool(requests.get(f"{self.web}/studies", timeout=2).status_code == 200)
+        except requests.RequestException:
+            return False
+
+
+async def until(done: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Return the first true result of a function; fails after some seconds."""
+    end = time.monotonic() + seconds
+    while not (result := await asyncio.to_thread(done)):
+        assert time.monotonic() < end, "nothing came"
+        await asyncio.sleep(0.05)
+    return result
