@@ -18,11 +18,11 @@ from highdicom.sr import ComprehensiveSR
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from tests.serving.hospital.support import ROW
 
 from softfree.serving.hospital.findings import STATEMENT, Choice, Number, findings_of
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree_runtime.core.errors import ReadError
-from tests.serving.hospital.support import ROW
 
 MODEL = ReportedModel("chest", "0.1.0", "ab" * 32)
 SOURCES = {

@@ -45,8 +45,8 @@ class Archive:
         """
         if not url.startswith(("http://", "https://")) or "@" in url:
             raise UserError(
-                "--dicomweb: expected http://HOST/PATH or https://HOST/PATH without user and password, which belong into"
-                " --dicomweb-credentials FILE"
+                "--dicomweb: expected http://HOST/PATH or https://HOST/PATH without user and password, which belong"
+                " into --dicomweb-credentials FILE"
             )
         if authority is not None and not authority.is_file():
             raise UserError(f"--dicomweb-ca {authority}: no such file; expected certificates in PEM")

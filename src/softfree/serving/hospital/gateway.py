@@ -21,7 +21,7 @@ from softfree.serving.hospital.incoming import short
 from softfree.serving.hospital.maps import write_map
 from softfree.serving.hospital.outbox import Outbox
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
-from softfree.serving.hospital.routes import Routes, Rule, described
+from softfree.serving.hospital.routes import Routes, described
 from softfree.serving.records import Answer, JobState, Sample, ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import ReadError
@@ -63,10 +63,11 @@ class Gateway:
             folder: All files of one series. If it is left over from an earlier process, its jobs are taken up.
         """
         files = await asyncio.to_thread(self._read, folder)
-        by_rule: dict[Rule | None, list[ReceivedFile]] = {}
+        by_rule: dict[int, list[ReceivedFile]] = {}
         for file in files:
-            by_rule.setdefault(self._routes.rule_for(file.routing), []).append(file)
-        for rule, matching in by_rule.items():
+            by_rule.setdefault(self._routes.number_for(file.routing), []).append(file)
+        for number, matching in by_rule.items():
+            rule = None if number < 0 else self._routes.rules[number]
             if rule is None or not rule.models:
                 why = "no rule matches" if rule is None else "as its rule says"
                 logger.info("%s: left alone, %s (%s)", _label(matching), why, described(matching[0].routing))
@@ -126,7 +127,7 @@ class Gateway:
                 )
             except Busy as busy:
                 _delete(samples)
-                await asyncio.sleep(busy.retry_after or _BUSY)
+                await asyncio.sleep(_BUSY if busy.retry_after is None else busy.retry_after)
             except BaseException:
                 _delete(samples)
                 raise

@@ -29,20 +29,19 @@ Send = Callable[[Sequence[Path]], None]
 class Outbox:
     """A folder of results for one receiver; each result is a folder of DICOM files that are sent together."""
 
-    def __init__(self, folder: Path, send: Send, receiver: str, *, first_pause: float = FIRST_PAUSE) -> None:
+    def __init__(self, folder: Path, send: Send, receiver: str) -> None:
         """Open the folder with what an earlier process did not send.
 
         Args:
             folder: Only one process may use it.
             send: Sends files; runs in a thread. Raises :class:`Unreachable` or :class:`Refused`.
             receiver: Name for messages.
-            first_pause: Seconds until the second attempt; each further pause is twice as long, up to five minutes.
         """
         self._waiting, self._parts, self._refused = (folder / name for name in ("waiting", "parts", "refused"))
         shutil.rmtree(self._parts, ignore_errors=True)
         for part in (self._waiting, self._parts, self._refused):
             part.mkdir(parents=True, exist_ok=True)
-        self._send, self._receiver, self._first_pause = send, receiver, first_pause
+        self._send, self._receiver = send, receiver
         self._something = asyncio.Event()
         self._something.set()
 
@@ -80,7 +79,7 @@ class Outbox:
                         logger.warning(
                             "%s: %s; results wait on disk and are sent again with growing pauses", self._receiver, error
                         )
-                    pause = min(LONGEST_PAUSE, 2 * pause or self._first_pause)
+                    pause = min(LONGEST_PAUSE, 2 * pause or FIRST_PAUSE)
                     self._something.set()
                     await asyncio.sleep(pause)
                     break

@@ -17,7 +17,7 @@ from softfree_runtime.core.errors import UserError, shortened, unknown_name
 from softfree_runtime.core.files import read_yaml
 
 _EXAMPLE = "- {model: chest, match: {Modality: [CR, DX], BodyPartExamined: CHEST}}"
-_NO_TEXT = ("SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "AT")
+_NO_TEXT = {"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "AT"}
 _SHOWN = ("Modality", "BodyPartExamined", "ViewPosition")  # codes, which name no patient
 _CODE = re.compile(r"[A-Z0-9_ ]{0,16}")  # value representation CS
 
@@ -63,9 +63,9 @@ class Routes:
         flat = sorted({pattern for group in patterns for pattern in group})
         return None if any(re.search(r"[*?\[]", pattern) or not pattern for pattern in flat) else flat
 
-    def rule_for(self, header: Dataset) -> Rule | None:
-        """Return the first rule that matches a file."""
-        return next((rule for rule in self.rules if rule.matches(header)), None)
+    def number_for(self, header: Dataset) -> int:
+        """Return the number of the first rule that matches a file, counted from 0; -1 if none does."""
+        return next((number for number, rule in enumerate(self.rules) if rule.matches(header)), -1)
 
 
 def read_routes(path: Path, models: Mapping[str, bool]) -> Routes:
@@ -128,7 +128,7 @@ def _refuse_unknown(where: str, item: Mapping[Any, Any], known: Collection[str])
 def _patterns(where: str, keyword: Any, value: Any) -> tuple[str, ...]:
     if not isinstance(keyword, str) or tag_for_keyword(keyword) is None:
         raise UserError(f"{where}: match has {keyword!r}; expected a keyword of the DICOM standard, such as Modality")
-    if dictionary_VR(keyword) in _NO_TEXT:
+    if not _NO_TEXT.isdisjoint(dictionary_VR(keyword).split(" or ")):
         raise UserError(f"{where}: match has {keyword}, which has no text to match; name another element")
     return tuple(text.upper() for text in _texts(f"{where}: {keyword}", value, "a pattern such as CHEST*"))
 
