@@ -27,11 +27,9 @@ def ct(shared_data: Path) -> Path:
 
 @pytest.fixture
 def service(tmp_path: Path) -> FixedService:
-    from tests.serving.hospital.support import FixedService, FixedSpool
+    from tests.serving.hospital.support import FixedService, Spool
 
-    folder = tmp_path / "spool"
-    folder.mkdir()
-    return FixedService(FixedSpool(folder))
+    return FixedService(Spool(tmp_path / "spool"))
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from PIL import Image
 from softfree.serving.errors import NotFound
 from softfree.serving.options import ServeOptions
 from softfree.serving.records import Answer, JobState, ModelVersion, Sample, ServedModel
+from softfree.serving.spool import Spool
 
 ROW: dict[str, Any] = {
     "path": "image 1", "status": "ok", "reason": "", "p_NORMAL": 0.123456789012, "p_PNEUMONIA": 0.876543210988,
@@ -27,20 +27,10 @@ VERSION = ModelVersion("chest", "0.1.0", "ab" * 32)
 
 
 @dataclass
-class FixedSpool:
-    folder: Path
-
-    def new_folder(self) -> Path:
-        made = self.folder / token_hex(8)
-        made.mkdir(parents=True)
-        return made
-
-
-@dataclass
 class FixedService:
     """Answers each sample by the same row, and remembers what it was asked; like the real one it deletes the files."""
 
-    spool: FixedSpool
+    spool: Spool
     row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
     kind: str = "image"
     asked: list[list[Sample]] = field(default_factory=list)
@@ -55,19 +45,21 @@ class FixedService:
         return {"chest": model}
 
     async def submit(
-        self, model: str, samples: Sequence[Sample], *, explain: bool = False, who: str, hold: bool, entrance: str
+        self, model: str, samples: Sequence[Sample], *, explain: bool = False, who: str, entrance: str
     ) -> str:
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
         self.asked.append(list(samples))
-        files = {}
-        if explain:
-            files = {"map.png": f"{token_hex(4)}.png"}
-            Image.new("RGB", (64, 48), (200, 30, 30)).save(self.spool.folder / files["map.png"])
+        files = ("explained.json", "map_0.png") if explain else ()
         for sample in samples:
             assert all(path.is_file() for path in sample.paths)
-            shutil.rmtree(sample.paths[0].parent)
+            if explain:
+                maps = self.spool.maps_of(sample.paths)
+                maps.mkdir()
+                Image.new("RGB", (64, 48), (200, 30, 30)).save(maps / "map_0.png")
+            else:
+                self.spool.remove(sample.paths)
         answers = tuple(Answer(dict(self.row), ["12-bit MONOCHROME2"], VERSION, 0.1, files) for _ in samples)
         job = token_hex(8)
         self.states[job] = JobState(job, VERSION, "done", len(answers), len(answers), answers)
@@ -77,6 +69,9 @@ class FixedService:
         if job_id not in self.states:
             raise NotFound("no such job")
         return self.states[job_id]
+
+    async def files(self, job_id: str, number: int) -> Sample:
+        return self.asked[list(self.states).index(job_id)][number]
 
 
 @dataclass(frozen=True)

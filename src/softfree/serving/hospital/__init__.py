@@ -13,6 +13,10 @@ from softfree_runtime.core.errors import UserError
 class Entrance(Protocol):
     """Something besides HTTP that brings samples; it runs in the HTTP process and calls the service."""
 
+    def prepare(self, service: Service) -> None:
+        """Check what :meth:`start` needs; UserError if something cannot be used."""
+        ...
+
     async def start(self, service: Service) -> None:
         """Begin to take samples."""
         ...

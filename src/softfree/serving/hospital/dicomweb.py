@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -19,9 +18,6 @@ from softfree.serving.hospital.outbox import Refused, Unreachable
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.readers.quiet import quiet
-
-logger = logging.getLogger(__name__)
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # its messages may quote what it receives
 
 _TIMEOUT = (10.0, 120.0)  # seconds to connect, and without a byte of an answer
 _OF_A_WHILE = (408, 425, 429, 500, 502, 503, 504)

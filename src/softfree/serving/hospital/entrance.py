@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from softfree.serving.hospital.dicomweb import Archive, Poller
 from softfree.serving.hospital.gateway import Gateway
 from softfree.serving.hospital.incoming import Incoming
-from softfree.serving.hospital.node import Node, Sender, check_title, read_peer
+from softfree.serving.hospital.node import Node, Sender, check_title, read_peer, refuse_taken
 from softfree.serving.hospital.outbox import FIRST_PAUSE, LONGEST_PAUSE, Outbox, Unreachable
-from softfree.serving.hospital.routes import read_routes
+from softfree.serving.hospital.routes import Routes, read_routes
 from softfree.serving.options import ServeOptions
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import UserError
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _STEP = 0.25  # seconds between two looks for complete series
 _AT_ONCE = 4  # series
+_QUOTING = ("pynetdicom", "dicomweb_client", "highdicom")  # libraries whose messages may quote what they read
 
 
 class Hospital:
@@ -56,25 +57,41 @@ class Hospital:
             options.dicomweb, options.dicomweb_credentials, options.dicomweb_ca
         )
         self._peer = options.dicom_send and read_peer(options.dicom_send)
+        self._routes: Routes | None = None
         self._node: Node | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock: FileLock | None = None
         self.port: int | None = None
         """The port of the node, once it has started."""
 
-    async def start(self, service: Service) -> None:
-        """Begin to take series, those first that an earlier process did not finish.
+    def prepare(self, service: Service) -> None:
+        """Check what :meth:`start` needs, and take the folder.
 
         Raises:
             UserError: The rules, the port or the folder cannot be used.
         """
         options = self._options
         assert options.route is not None
-        routes = read_routes(options.route, {name: model.explains for name, model in service.models.items()})
+        for name in _QUOTING:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._routes = read_routes(options.route, {name: model.explains for name, model in service.models.items()})
+        if options.dicom_port:
+            refuse_taken(options.host, options.dicom_port)
         self._lock = _locked(options.dicom_folder)
+
+    async def start(self, service: Service) -> None:
+        """Begin to take series, those first that an earlier process did not finish.
+
+        Raises:
+            UserError: As :meth:`prepare`, which this calls unless it has been called.
+        """
+        options = self._options
+        if self._lock is None:
+            self.prepare(service)
+        assert self._routes is not None
         incoming = Incoming(options.dicom_folder, options.quiet)
         outbox = self._outbox(options.dicom_folder / "outbox")
-        gateway = Gateway(service, routes, outbox, "dicom")
+        gateway = Gateway(service, self._routes, outbox, "dicom")
         if options.dicom_port is not None:
             most = int(options.max_upload * 2**20)
             self._node = Node(incoming, self._title, options.dicom_from, max_bytes=most)
@@ -84,8 +101,8 @@ class Hospital:
         self._run(self._collect(incoming, gateway))
         if self._archive:
             state = options.dicom_folder / "fetched.txt"
-            days = options.dicomweb_days
-            self._run(self._poll(Poller(self._archive, incoming, state, routes.modalities, days, options.quiet)))
+            days, modalities = options.dicomweb_days, self._routes.modalities
+            self._run(self._poll(Poller(self._archive, incoming, state, modalities, days, options.quiet)))
 
     async def stop(self) -> None:
         """Take no more; what is unfinished is on disk for the next process."""
@@ -96,6 +113,7 @@ class Hospital:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
 
     def _outbox(self, folder: Path) -> Outbox:
         if self._peer:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +30,7 @@ from softfree_runtime.readers.quiet import quiet
 logger = logging.getLogger(__name__)
 
 _TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
-_MAP = "map.png"  # the name of a map over its image among an answer's files
+_MAP = "map_0.png"  # the name of a map over its image among an answer's files
 _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
 
 
@@ -98,7 +98,9 @@ class Gateway:
         groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
         try:
             state, digests = await self._answered(folder, model, groups, explain)
-            written = await asyncio.to_thread(self._write, model, groups, state.answers, digests, label)
+            pictures = [await self._map_of(state, number) for number in range(len(groups))]
+            written = await asyncio.to_thread(self._write, model, groups, state.answers, pictures, digests, label)
+            self._service.spool.remove(picture for picture in pictures if picture is not None)
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
             return
@@ -107,6 +109,17 @@ class Gateway:
         if written:
             logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
             self._outbox.notify()
+
+    async def _map_of(self, state: JobState, number: int) -> Path | None:
+        """Return the file with the map of a sample; None if there is none."""
+        answer = state.answers[number]
+        if answer is None or _MAP not in answer.files:
+            return None
+        try:
+            sample = await self._service.files(state.id, number)
+        except ServingError:  # held no longer: an earlier process waited long for its archive
+            return None
+        return self._service.spool.maps_of(sample.paths) / _MAP
 
     async def _answered(
         self, folder: Path, model: ServedModel, groups: list[list[ReceivedFile]], explain: bool
@@ -122,14 +135,12 @@ class Gateway:
         while True:
             samples = await asyncio.to_thread(self._samples, model, groups)
             try:
-                job = await self._service.submit(
-                    model.name, samples, explain=explain, who=self._who, hold=explain, entrance="dicom"
-                )
+                job = await self._service.submit(model.name, samples, explain=explain, who=self._who, entrance="dicom")
             except Busy as busy:
-                _delete(samples)
+                self._delete(samples)
                 await asyncio.sleep(_BUSY if busy.retry_after is None else busy.retry_after)
             except BaseException:
-                _delete(samples)
+                self._delete(samples)
                 raise
             else:
                 break
@@ -151,49 +162,50 @@ class Gateway:
             )
         return samples
 
+    def _delete(self, samples: Sequence[Sample]) -> None:
+        self._service.spool.remove(path for sample in samples for path in sample.paths)
+
     def _write(
         self,
         model: ServedModel,
         groups: list[list[ReceivedFile]],
         answers: Sequence[Answer | None],
+        pictures: Sequence[Path | None],
         digests: list[str],
         label: str,
     ) -> int:
         """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
-        about: Mapping[str, object] = model.about
-        targets, coverage = about.get("targets") or (), about.get("coverage")
+        targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
         reported, maps = [], []
-        for group, answer in zip(groups, answers, strict=True):
+        for group, answer, picture in zip(groups, answers, pictures, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
                 logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
                 continue
-            sources = tuple(read_header(file.path) for file in group)
-            findings = findings_of(answer.row, targets, coverage)  # type: ignore[arg-type]
+            try:
+                sources = tuple(read_header(file.path) for file in group)
+            except ReadError as error:
+                logger.warning("%s: no result of %s: %s", label, model.name, error.reason)
+                continue
+            findings = findings_of(answer.row, targets, coverage)
             reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
-            maps.append((group[0].path, answer))
+            if picture is not None:
+                maps.append((group[0].path, picture, str(answer.row.get("predicted") or "")))
+            elif answer.note:
+                logger.warning("%s: no map of %s: %s", label, model.name, answer.note)
         if not reported:
             return 0
         who = ReportedModel(model.name, model.version.version, model.version.hash)
         seed = sha256("".join(digests).encode()).hexdigest()
         with self._outbox.new() as folder:
             make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
-            for number, (source, answer) in enumerate(maps):
-                self._write_map(folder / f"map-{number}.dcm", model, answer, source, seed, label)
+            for number, (source, picture, predicted) in enumerate(maps):
+                path = folder / f"map-{number}.dcm"
+                try:
+                    write_map(path, picture, source, model=model.name, predicted=predicted, seed=seed)
+                except ReadError as error:
+                    logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
         return len(reported)
-
-    def _write_map(self, path: Path, model: ServedModel, answer: Answer, source: Path, seed: str, label: str) -> None:
-        """Write the map of an answer; a reason is logged if it cannot be made, and the report is sent without it."""
-        image = answer.files.get(_MAP)
-        if image is None:
-            return
-        predicted = str(answer.row.get("predicted") or "")
-        try:
-            write_map(
-                path, self._service.spool.folder / image, source, model=model.name, predicted=predicted, seed=seed
-            )
-        except ReadError as error:
-            logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
 
 
 def _label(files: list[ReceivedFile]) -> str:
@@ -224,8 +236,3 @@ def _digest(paths: Sequence[Path]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _delete(samples: Sequence[Sample]) -> None:
-    for sample in samples:
-        shutil.rmtree(sample.paths[0].parent, ignore_errors=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +22,6 @@ from softfree_runtime.core.errors import UserError, shortened
 from softfree_runtime.readers.quiet import quiet
 
 logger = logging.getLogger(__name__)
-logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its messages may quote what it receives
 
 _VERIFICATION = UID("1.2.840.10008.1.1")
 _SUCCESS, _NO_RESOURCES, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
@@ -68,6 +69,19 @@ def check_title(title: str, option: str) -> str:
     return title.strip()
 
 
+def refuse_taken(host: str, port: int) -> None:
+    """Refuse a port that another program has, or that needs rights that this process lacks.
+
+    Raises:
+        UserError: It is so.
+    """
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise UserError(f"--dicom-port {port}: {os.strerror(error.errno or 0)}; choose another port") from None
+
+
 class Node:
     """The receiving side: what arrives goes to :class:`Incoming`, and is acknowledged once it is on disk."""
 
@@ -92,21 +106,14 @@ class Node:
         self._node.add_supported_context(_VERIFICATION)
 
     def start(self, host: str, port: int) -> int:
-        """Listen in threads; returns the port, which differs from ``port`` if that is 0.
-
-        Raises:
-            UserError: The port is taken, or needs rights that this process lacks.
-        """
+        """Listen in threads; returns the port, which differs from ``port`` if that is 0."""
         handlers = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda event: _SUCCESS),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
         ]
-        try:
-            server = self._node.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
-        except OSError as error:
-            raise UserError(f"--dicom-port {port}: {error.strerror or error}; choose another port") from None
+        server = self._node.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
         assert server is not None
         return int(server.server_address[1])
 
@@ -190,7 +197,7 @@ class Sender:
     def _why(self, association: Association) -> str:
         if association.is_rejected and association.acceptor.primitive is not None:
             primitive = association.acceptor.primitive
-            reason = _REASONS.get(primitive.diagnostic, primitive.reason_str) if primitive.result_source == 1 else ""
-            reason = reason.format(own=self._own, called=self._peer.title)
-            return f"it rejects the association: {reason or primitive.reason_str}"
+            known = _REASONS.get(primitive.diagnostic or 0, "") if primitive.result_source == 1 else ""
+            reason = known.format(own=self._own, called=self._peer.title) or primitive.reason_str
+            return f"it rejects the association: {reason}"
         return "it cannot be reached; is it running, and are its address and port right?"
