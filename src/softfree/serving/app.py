@@ -33,13 +33,15 @@ def create_app(service: Service, guard: Guard | None = None) -> FastAPI:
         guard: Who may connect; default: as the options of the service say.
 
     Raises:
-        UserError: Options that would let anybody in.
+        UserError: Options that would let anybody in, or that the DICOM entrances cannot use.
     """
     guard = guard or Guard(service.options)
+    doors = entrances(service.options)
+    for door in doors:
+        door.prepare(service)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        doors = entrances(service.options)
         await service.start()
         for door in doors:
             await door.start(service)

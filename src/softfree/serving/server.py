@@ -90,7 +90,11 @@ def _run(service: Service, options: ServeOptions, listening: socket.socket) -> i
     from softfree.serving.app import create_app
     from softfree.serving.protocol import Protocol
 
-    app = create_app(service)
+    try:
+        app = create_app(service)
+    except BaseException:
+        service.pool.kill()
+        raise
     port = listening.getsockname()[1]
     config = uvicorn.Config(
         app,
@@ -197,6 +201,7 @@ def check_options(options: ServeOptions) -> None:
         if not folder.is_dir():
             raise UserError(f"--allow {folder}: not a folder")
     Guard(options)
+    entrances(options)
 
 
 def spool_folder(options: ServeOptions) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from softfree.serving.options import ServeOptions
-from softfree.serving.service import Service
 from softfree_runtime.core.errors import UserError
+
+if TYPE_CHECKING:
+    from softfree.serving.service import Service
 
 
 class Entrance(Protocol):
