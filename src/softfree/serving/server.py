@@ -181,6 +181,7 @@ def check_options(options: ServeOptions) -> None:
         UserError: Names the option.
     """
     from softfree.serving.guard import Guard
+    from softfree.serving.hospital import entrances
 
     least = {"threads": 1, "max_batch": 1, "queue": 1, "max_pixels": 1}
     for name, low in least.items():

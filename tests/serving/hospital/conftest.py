@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.serving.hospital.support import FixedService, Orthanc
+    from tests.serving.hospital.support import Archive, FixedService, Orthanc
 
 PLUGINS = [Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so"), Path("/usr/lib/orthanc/libOrthancDicomWeb.so")]
 
@@ -32,15 +31,9 @@ def service(tmp_path: Path) -> FixedService:
     return FixedService(Spool(tmp_path / "spool"))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    from tests.serving.hospital.support import Orthanc
+    from tests.serving.hospital.support import Orthanc, free_port
 
     program, plugin = shutil.which("Orthanc"), next((path for path in PLUGINS if path.is_file()), None)
     if program is None or plugin is None:
@@ -82,3 +75,13 @@ def orthanc(running_orthanc: Orthanc) -> Orthanc:
     """Orthanc without studies."""
     running_orthanc.clear()
     return running_orthanc
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    """A node that takes results."""
+    from tests.serving.hospital.support import Archive
+
+    made = Archive()
+    yield made
+    made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any
 
 import requests
 from PIL import Image
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from softfree.serving.errors import NotFound
 from softfree.serving.options import ServeOptions
@@ -109,6 +112,36 @@ class Orthanc:
             return bool(requests.get(f"{self.web}/studies", timeout=2).status_code == 200)
         except requests.RequestException:
             return False
+
+
+class Archive:
+    """A receiver of results: a real node in this process."""
+
+    def __init__(self, status: int = 0, title: str = "PACS") -> None:
+        self.received: list[Dataset] = []
+        self.status = status
+        node = AE(title)
+        node.require_called_aet = True
+        node.supported_contexts = AllStoragePresentationContexts
+        self._server: Any = node.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+        )
+        self.port = int(self._server.server_address[1])
+
+    def _store(self, event: Any) -> int:
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        self.received.append(dataset)
+        return self.status
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 async def until(done: Callable[[], Any], seconds: float = 30.0) -> Any:

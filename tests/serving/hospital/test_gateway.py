@@ -17,9 +17,9 @@ pytest.importorskip("dicomweb_client")
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from tests.serving.hospital.support import ROW, FixedService, until
+from tests.serving.hospital.support import ROW, Archive, FixedService, until
 
 from softfree.serving.errors import Busy
 from softfree.serving.hospital import entrances, outbox
@@ -30,37 +30,6 @@ from softfree_runtime.core.errors import UserError
 
 RULES = "- {model: chest, match: {Modality: CT}}"
 SECRETS = ("CompressedSamples", "1CT1", "1.3.6.1.4.1.5962")  # name, id and the root of the UIDs of CT_small.dcm
-
-
-class Archive:
-    """A receiver of results: a real node in this process."""
-
-    def __init__(self, status: int = 0, title: str = "PACS") -> None:
-        self.received: list[Dataset] = []
-        self.status = status
-        node = AE(title)
-        node.require_called_aet = True
-        node.supported_contexts = AllStoragePresentationContexts
-        self._server: Any = node.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
-        )
-        self.port = int(self._server.server_address[1])
-
-    def _store(self, event: Any) -> int:
-        dataset = event.dataset
-        dataset.file_meta = event.file_meta
-        self.received.append(dataset)
-        return self.status
-
-    def close(self) -> None:
-        self._server.shutdown()
-
-
-@pytest.fixture
-def archive() -> Any:
-    made = Archive()
-    yield made
-    made.close()
 
 
 def options_of(folder: Path, port: int, rules: str = RULES, title: str = "PACS", **more: Any) -> ServeOptions:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from softfree_runtime.readers.quiet import quiet
 logger = logging.getLogger(__name__)
 
 _TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
-_MAP = "map_0.png"  # the name of a map over its image among an answer's files
+_MAP = re.compile(r"map_\d+\.png")  # the map over one image of the sample, among an answer's files
 _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
 
 
@@ -98,9 +99,9 @@ class Gateway:
         groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
         try:
             state, digests = await self._answered(folder, model, groups, explain)
-            pictures = [await self._map_of(state, number) for number in range(len(groups))]
+            pictures = [await self._maps_of(state, number) for number in range(len(groups))]
             written = await asyncio.to_thread(self._write, model, groups, state.answers, pictures, digests, label)
-            self._service.spool.remove(picture for picture in pictures if picture is not None)
+            self._service.spool.remove(picture for each in pictures for picture in each)
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
             return
@@ -110,16 +111,17 @@ class Gateway:
             logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
             self._outbox.notify()
 
-    async def _map_of(self, state: JobState, number: int) -> Path | None:
-        """Return the file with the map of a sample; None if there is none."""
+    async def _maps_of(self, state: JobState, number: int) -> list[Path]:
+        """Return the files with the maps of a sample, one for each of its images; none if there are none."""
         answer = state.answers[number]
-        if answer is None or _MAP not in answer.files:
-            return None
+        names = [] if answer is None else sorted(filter(_MAP.fullmatch, answer.files), key=lambda name: int(name[4:-4]))
+        if not names:
+            return []
         try:
             sample = await self._service.files(state.id, number)
-        except ServingError:  # held no longer: an earlier process waited long for its archive
-            return None
-        return self._service.spool.maps_of(sample.paths) / _MAP
+        except ServingError:  # held no longer: an earlier process ended, and this one came late
+            return []
+        return [self._service.spool.maps_of(sample.paths) / name for name in names]
 
     async def _answered(
         self, folder: Path, model: ServedModel, groups: list[list[ReceivedFile]], explain: bool
@@ -170,14 +172,14 @@ class Gateway:
         model: ServedModel,
         groups: list[list[ReceivedFile]],
         answers: Sequence[Answer | None],
-        pictures: Sequence[Path | None],
+        pictures: Sequence[Sequence[Path]],
         digests: list[str],
         label: str,
     ) -> int:
         """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
         targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
         reported, maps = [], []
-        for group, answer, picture in zip(groups, answers, pictures, strict=True):
+        for group, answer, own in zip(groups, answers, pictures, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
                 logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
@@ -189,10 +191,12 @@ class Gateway:
                 continue
             findings = findings_of(answer.row, targets, coverage)
             reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
-            if picture is not None:
-                maps.append((group[0].path, picture, str(answer.row.get("predicted") or "")))
-            elif answer.note:
-                logger.warning("%s: no map of %s: %s", label, model.name, answer.note)
+            predicted = str(answer.row.get("predicted") or "")
+            if len(own) in (1, len(group)):
+                maps += [(file.path, picture, predicted) for file, picture in zip(group, own, strict=False)]
+            elif answer.note or answer.files:
+                reason = answer.note or "there is none for each of its images"
+                logger.warning("%s: no map of %s: %s", label, model.name, reason)
         if not reported:
             return 0
         who = ReportedModel(model.name, model.version.version, model.version.hash)
