@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def write_secondary_capture(
     identity: bool = False,
     series_number: int = 1,
     seed: str | None = None,
+    further: Sequence[str] = (),
 ) -> None:
     """Write a secondary capture in a new series of the source's study.
 
@@ -56,6 +58,7 @@ def write_secondary_capture(
         identity: Copy the patient's name, id, birth date and sex, and the study's numbers and date.
         series_number: Of the new series.
         seed: The same seed and source give the same UIDs again; None: new ones.
+        further: Other DICOM files that it was made from, such as the other slices of a volume.
 
     Raises:
         ReadError: The source has no UIDs to refer to, or an element that is copied is damaged.
@@ -66,6 +69,7 @@ def write_secondary_capture(
         with quiet():  # warnings may quote the patient's name
             header = _header(source, identity)
             capture = _capture(sc, painted, header, frame, spacing, name, description, series_number, seed)
+            capture.SourceImageSequence.extend(_reference(_header(other, False), None) for other in further)
             with replacing(path) as temporary:
                 capture.save_as(temporary, enforce_file_format=True)
     except UserError:

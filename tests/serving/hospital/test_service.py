@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("highdicom")
@@ -105,6 +106,35 @@ def test_map_of_a_run_comes_back(image_run: Run, archive: Archive, ct: Path, tmp
     assert map_.pixel_array.std() > 10
     assert "Not a medical device" in map_.DerivationDescription
     assert list((tmp_path / "spool").iterdir()) == []  # neither the image nor its map is held
+
+
+@pytest.mark.slow
+def test_slice_with_the_map_of_a_volume_comes_back(
+    volume_run: Run, archive: Archive, shared_data: Path, tmp_path: Path
+) -> None:
+    slices = [dcmread(path) for path in sorted((shared_data / "dicom" / "series_t1").iterdir())]
+    options = options_of(tmp_path, archive, "- {model: small, match: {Modality: MR}, explain: true}")
+    row = volume_run.predict([str(shared_data / "dicom" / "series_t1")]).iloc[0]
+
+    async def steps() -> None:
+        async with serving(tmp_path / "volume_run", tmp_path, **options):
+            await asyncio.to_thread(send, options["dicom_port"], slices)
+            await until(lambda: len(archive.received) == 2, 60)
+            await until(lambda: not list((tmp_path / "dicom").rglob("*.dcm")))
+
+    asyncio.run(steps())
+    report, map_ = sorted(archive.received, key=lambda dataset: dataset.Modality, reverse=True)
+    (numbers,) = measured(report)
+    for name in volume_run.task.classes:
+        assert numbers[f"Probability of {name}"] == pytest.approx(row[f"p_{name}"], abs=1e-6)
+    sources = {item.ReferencedSOPInstanceUID for item in map_.SourceImageSequence}
+    assert sources == {dataset.SOPInstanceUID for dataset in slices}
+    assert "Slice " in map_.DerivationDescription
+    assert "from the feet" in map_.DerivationDescription
+    shown = map_.pixel_array
+    half = shown.shape[1] // 2
+    assert np.ptp(shown[:40, :half].astype(int), axis=2).max() == 0  # on the left without colors
+    assert list((tmp_path / "spool").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from softfree.serving.guard import is_loopback
 from softfree.serving.hospital.dicomweb import Archive, Poller
 from softfree.serving.hospital.gateway import Gateway
 from softfree.serving.hospital.incoming import Incoming
@@ -47,7 +47,7 @@ class Hospital:
             raise UserError("--quiet and --dicomweb-every: expected seconds above 0; --dicomweb-days: at least 0")
         if options.dicom_send is None and options.dicomweb is None:
             raise UserError("--dicom-port needs a receiver of results: add --dicom-send TITLE@HOST:PORT or --dicomweb")
-        if options.dicom_port is not None and not options.dicom_from and not _is_loopback(options.host):
+        if options.dicom_port is not None and not options.dicom_from and not is_loopback(options.host):
             raise UserError(
                 f"--dicom-port on {options.host} needs --dicom-from with the AE titles that may send; without it only"
                 " an address of this machine itself is possible"
@@ -156,13 +156,6 @@ class Hospital:
                     logger.warning("the DICOMweb server answers again")
                 pause = 0.0
             await asyncio.sleep(pause or self._options.dicomweb_every)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _locked(folder: Path) -> FileLock:

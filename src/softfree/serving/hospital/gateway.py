@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset
 from softfree.serving.errors import Busy, NotFound, ServingError
 from softfree.serving.hospital.findings import findings_of
 from softfree.serving.hospital.incoming import short
-from softfree.serving.hospital.maps import write_map
+from softfree.serving.hospital.maps import Picture, write_map
 from softfree.serving.hospital.outbox import Outbox
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree.serving.hospital.routes import Routes, described
-from softfree.serving.records import Answer, JobState, Sample, ServedModel
+from softfree.serving.records import Answer, JobState, RenderTask, Sample, ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.quiet import quiet
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
 _MAP = re.compile(r"map_\d+\.png")  # the map over one image of the sample, among an answer's files
+_SLICE = "softfree.serving.hospital.pictures:strongest_slice"
 _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
 
 
@@ -99,9 +100,9 @@ class Gateway:
         groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
         try:
             state, digests = await self._answered(folder, model, groups, explain)
-            pictures = [await self._maps_of(state, number) for number in range(len(groups))]
+            pictures = [await self._pictures_of(model, state, number) for number in range(len(groups))]
             written = await asyncio.to_thread(self._write, model, groups, state.answers, pictures, digests, label)
-            self._service.spool.remove(picture for each in pictures for picture in each)
+            self._service.spool.remove(picture.file for each in pictures for picture in each)
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
             return
@@ -111,17 +112,29 @@ class Gateway:
             logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
             self._outbox.notify()
 
-    async def _maps_of(self, state: JobState, number: int) -> list[Path]:
-        """Return the files with the maps of a sample, one for each of its images; none if there are none."""
+    async def _pictures_of(self, model: ServedModel, state: JobState, number: int) -> list[Picture]:
+        """Return the maps of a sample as pictures, one for each of its images; none if there are none."""
         answer = state.answers[number]
-        names = [] if answer is None else sorted(filter(_MAP.fullmatch, answer.files), key=lambda name: int(name[4:-4]))
-        if not names:
+        if answer is None or not answer.files:
             return []
         try:
             sample = await self._service.files(state.id, number)
         except ServingError:  # held no longer: an earlier process ended, and this one came late
             return []
-        return [self._service.spool.maps_of(sample.paths) / name for name in names]
+        folder = self._service.spool.maps_of(sample.paths)
+        names = sorted(filter(_MAP.fullmatch, answer.files), key=lambda name: int(name[4:-4]))
+        if names:
+            return [Picture(folder / name, (index,)) for index, name in enumerate(names)]
+        return [await self._slice_of(model, sample, folder)] if model.kind == "volume" else []
+
+    async def _slice_of(self, model: ServedModel, sample: Sample, folder: Path) -> Picture:
+        """Let a worker draw a slice of a volume with its map."""
+        rules = model.about.get("preprocessing", {}).get("rules")
+        given = {"map_path": folder / "map_0.npz", "max_voxels": self._service.options.max_pixels, "rules": rules}
+        drawn = await self._service.render(RenderTask(_SLICE, sample.paths, given))
+        file = folder / "slice.png"
+        await asyncio.to_thread(file.write_bytes, drawn.body)
+        return Picture(file, tuple(range(len(sample.paths))), drawn.headers["slice"])
 
     async def _answered(
         self, folder: Path, model: ServedModel, groups: list[list[ReceivedFile]], explain: bool
@@ -172,7 +185,7 @@ class Gateway:
         model: ServedModel,
         groups: list[list[ReceivedFile]],
         answers: Sequence[Answer | None],
-        pictures: Sequence[Sequence[Path]],
+        pictures: Sequence[Sequence[Picture]],
         digests: list[str],
         label: str,
     ) -> int:
@@ -192,10 +205,10 @@ class Gateway:
             findings = findings_of(answer.row, targets, coverage)
             reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
             predicted = str(answer.row.get("predicted") or "")
-            if len(own) in (1, len(group)):
-                maps += [(file.path, picture, predicted) for file, picture in zip(group, own, strict=False)]
+            if own and (model.kind != "case" or len(own) == len(group)):
+                maps += [(picture, [file.path for file in group], predicted) for picture in own]
             elif answer.note or answer.files:
-                reason = answer.note or "there is none for each of its images"
+                reason = answer.note or "this kind of sample has none, or not one for each of its images"
                 logger.warning("%s: no map of %s: %s", label, model.name, reason)
         if not reported:
             return 0
@@ -203,10 +216,10 @@ class Gateway:
         seed = sha256("".join(digests).encode()).hexdigest()
         with self._outbox.new() as folder:
             make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
-            for number, (source, picture, predicted) in enumerate(maps):
+            for number, (picture, files, predicted) in enumerate(maps):
                 path = folder / f"map-{number}.dcm"
                 try:
-                    write_map(path, picture, source, model=model.name, predicted=predicted, seed=seed)
+                    write_map(path, picture, files, model=model.name, predicted=predicted, seed=seed)
                 except ReadError as error:
                     logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
         return len(reported)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,30 @@ from softfree_runtime.core.errors import ReadError
 _BAND = "Not a medical device"
 
 
-def write_map(path: Path, image: Path, source: Path, *, model: str, predicted: str, seed: str) -> None:
+@dataclass(frozen=True)
+class Picture:
+    """A map over its image.
+
+    Attributes:
+        file: A file that Pillow reads.
+        sources: Numbers of the files of the sample that it shows, counted from 0.
+        note: Which part it shows; empty for a whole image.
+    """
+
+    file: Path
+    sources: tuple[int, ...] = (0,)
+    note: str = ""
+
+
+def write_map(path: Path, picture: Picture, sources: Sequence[Path], *, model: str, predicted: str, seed: str) -> None:
     """Write a map as a secondary capture, in a new series of its source's study and with its patient.
 
     A band below the map says in its pixels that it comes from no medical device, since viewers show few headers.
 
     Args:
         path: The DICOM file.
-        image: The map over its image, a file that Pillow reads.
-        source: The DICOM file that was explained.
+        picture: The map over its image.
+        sources: The DICOM files of the sample.
         model: Name of the model.
         predicted: What it predicted, for the description.
         seed: Makes the UIDs; the same source, model and seed give the same again.
@@ -31,20 +48,23 @@ def write_map(path: Path, image: Path, source: Path, *, model: str, predicted: s
         ReadError: The map cannot be read, or an element of the source's patient or study is damaged.
     """
     try:
-        with Image.open(image) as opened:
+        with Image.open(picture.file) as opened:
             painted = _with_band(opened.convert("RGB"), f"softfree {model}")
     except (OSError, ValueError, Image.DecompressionBombError):
         raise ReadError("the map is no image that can be read") from None
+    first, *others = (str(sources[number]) for number in picture.sources)
     about = f"Predicted: {predicted}. " if predicted else ""
+    where = f" Slice {picture.note}." if picture.note else ""
     write_secondary_capture(
         path,
         np.asarray(painted),
-        str(source),
+        first,
         name=f"softfree {model}: map",
-        description=f"Map of a prediction of {model}. {about}{_BAND}.",
+        description=f"Map of a prediction of {model}. {about}{_BAND}.{where}",
         identity=True,
         series_number=SERIES_NUMBER + 1,
         seed=f"{model} {seed} {path.name}",
+        further=others,
     )
 
 
