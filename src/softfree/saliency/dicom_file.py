@@ -109,7 +109,7 @@ def _capture(
         software_versions=__version__,
         series_description=name[:_LONGEST],
     )
-    capture.PatientOrientation = None
+    capture.PatientOrientation = capture.Laterality = None  # unknown
     capture.DerivationDescription = description
     capture.ImageComments = "For research. The colors are a map of a model's prediction, not a finding."
     capture.SourceImageSequence = [_reference(header, frame)]

@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ pytest.importorskip("highdicom")
 pytest.importorskip("requests")
 
 from highdicom.sr import ComprehensiveSR
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from tests.serving.hospital.support import ROW
 
 from softfree.serving.hospital.findings import STATEMENT, Choice, Number, findings_of
+from softfree.serving.hospital.maps import Picture, write_map
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree_runtime.core.errors import ReadError
 
@@ -107,20 +110,47 @@ def test_same_content_has_same_uids(ct: Path) -> None:
     assert first.SOPInstanceUID != first.SeriesInstanceUID
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_report_is_valid(kind: str, shared_data: Path, tmp_path: Path) -> None:
-    """Errors of dciodvfy in elements that are copied from the source are the source's own."""
+def errors_of(path: Path) -> set[str]:
+    """Return the errors that dciodvfy finds in a file."""
     program = shutil.which("dciodvfy")
     if program is None:
         pytest.skip("dciodvfy is not installed: apt-get install dicom3tools")
+    said = subprocess.run([program, path], capture_output=True, text=True, check=False).stderr.splitlines()
+    assert {"ComprehensiveSR", "SCImage"} & set(said) or "report" not in path.name
+    return {line for line in said if line.startswith("Error")}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_results_are_valid(kind: str, shared_data: Path, tmp_path: Path) -> None:
+    """Errors of dciodvfy in elements that are copied from the source are the source's own."""
     source = shared_data / SOURCES[kind]
     source = min(source.iterdir()) if source.is_dir() else source
     report_of(source).save_as(tmp_path / "report.dcm", enforce_file_format=True)
-    said = [subprocess.run([program, path], capture_output=True, text=True, check=False).stderr.splitlines()
-            for path in (tmp_path / "report.dcm", source)]  # fmt: skip
-    assert "ComprehensiveSR" in said[0]
-    errors, of_source = ({line for line in lines if line.startswith("Error")} for lines in said)
-    assert errors - of_source == set()
+    assert errors_of(tmp_path / "report.dcm") - errors_of(source) == set()
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "map.png")
+    picture = Picture(tmp_path / "map.png")
+    write_map(tmp_path / "map.dcm", picture, [source], model="chest", predicted="PNEUMONIA", seed="a")
+    assert errors_of(tmp_path / "map.dcm") - errors_of(source) == set()
+
+
+def test_map_says_what_it_is(ct: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "map.png")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_map(tmp_path / name / "map.dcm", Picture(tmp_path / "map.png", note="3 of 9"), [ct], model="Лёгкие",
+                  predicted="норма", seed="a")  # fmt: skip
+    first, again = (dcmread(tmp_path / name / "map.dcm") for name in ("a", "b"))
+    assert first.pixel_array[:40, :60].reshape(-1, 3).std(axis=0).tolist() == [0, 0, 0]
+    assert first.pixel_array[40:].max() > 200  # the words below it
+    assert (
+        first.DerivationDescription
+        == "Map of a prediction of Лёгкие. Predicted: норма. Not a medical device. Slice 3 of 9."
+    )
+    assert (first.SOPInstanceUID, first.SeriesInstanceUID) == (again.SOPInstanceUID, again.SeriesInstanceUID)
+    assert first.PatientID == dcmread(ct).PatientID
+    (tmp_path / "map.png").write_bytes(b"no image")
+    with pytest.raises(ReadError, match="the map is no image"):
+        write_map(tmp_path / "map.dcm", Picture(tmp_path / "map.png"), [ct], model="m", predicted="", seed="a")
 
 
 def test_names_in_any_script_are_kept(ct: Path, tmp_path: Path) -> None:
@@ -199,3 +229,10 @@ def test_findings_of_other_tasks() -> None:
     assert findings_of({"set": "[]", "abstain": True}).words == [
         "The model abstains: no class is plausible. A reader has to decide."
     ]
+
+
+def test_entrance_needs_no_torch() -> None:
+    """It runs in the process that answers HTTP."""
+    code = "import sys, softfree.serving.hospital.entrance; print({'torch', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

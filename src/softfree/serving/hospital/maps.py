@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pydicom import dcmread
 
 from softfree.saliency.dicom_file import write_secondary_capture
-from softfree.serving.hospital.results import SERIES_NUMBER
+from softfree.serving.hospital.results import SERIES_NUMBER, copy_patient_and_study, read_header, short_text
 from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.quiet import quiet
 
 _BAND = "Not a medical device"
 
@@ -52,20 +54,28 @@ def write_map(path: Path, picture: Picture, sources: Sequence[Path], *, model: s
             painted = _with_band(opened.convert("RGB"), f"softfree {model}")
     except (OSError, ValueError, Image.DecompressionBombError):
         raise ReadError("the map is no image that can be read") from None
-    first, *others = (str(sources[number]) for number in picture.sources)
+    first, *others = (sources[number] for number in picture.sources)
+    name = short_text(f"softfree {model}: map")
     about = f"Predicted: {predicted}. " if predicted else ""
     where = f" Slice {picture.note}." if picture.note else ""
+    header = read_header(first)
     write_secondary_capture(
         path,
         np.asarray(painted),
-        first,
-        name=f"softfree {model}: map",
-        description=f"Map of a prediction of {model}. {about}{_BAND}.{where}",
-        identity=True,
+        str(first),
+        name=name,
+        description=_BAND,
         series_number=SERIES_NUMBER + 1,
         seed=f"{model} {seed} {path.name}",
-        further=others,
+        further=list(map(str, others)),
     )
+    with quiet():
+        capture = dcmread(path)
+        capture.decode()
+        copy_patient_and_study(header, capture)
+        capture.SeriesDescription = name
+        capture.DerivationDescription = f"Map of a prediction of {model}. {about}{_BAND}.{where}"
+        capture.save_as(path, enforce_file_format=True)
 
 
 def _with_band(image: Image.Image, title: str) -> Image.Image:

@@ -38,7 +38,7 @@ from softfree_runtime.readers.quiet import quiet
 SCHEME = "99SOFTFREE"  # codes of our own, since the classes of a model are its author's
 SERIES_NUMBER = 9900  # far from those of scanners, so that results come last
 _LONGEST = 64  # characters of a code's meaning and of a description (value representation LO)
-_UTF8 = "ISO_IR 192"
+UTF8 = "ISO_IR 192"
 _BARE = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -148,20 +148,28 @@ def make_report(model: ReportedModel, samples: Sequence[Reported], *, seed: str 
                 sop_instance_uid=generate_uid(entropy_srcs=entropy),
                 instance_number=1,
                 manufacturer="softfree",
-                manufacturer_model_name=_short(model.name),
+                manufacturer_model_name=short_text(model.name),
                 device_serial_number=model.digest[:_LONGEST],
                 software_versions=__version__,
-                series_description=_short(f"softfree {model.name}: not a medical device"),
-                specific_character_set=_UTF8,
+                series_description=short_text(f"softfree {model.name}: not a medical device"),
+                specific_character_set=UTF8,
                 coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="Classes and columns of softfree")],
                 is_complete=True,
                 is_final=False,
                 is_verified=False,
             )
-            _copy_patient_and_study(samples[0].sources[0], report)
+            copy_patient_and_study(samples[0].sources[0], report)
         except Exception:  # which quotes patients' elements
             raise ReadError("an element of its patient or study is damaged; no report can be made") from None
     return report
+
+
+def copy_patient_and_study(source: Dataset, result: Dataset) -> None:
+    """Copy the patient and the study as they are, from :func:`read_header`; the result's text becomes UTF-8."""
+    result.SpecificCharacterSet = UTF8
+    for keyword in _COPIED:
+        if keyword in source:
+            result[keyword] = source[keyword]
 
 
 def own_result(header: Dataset) -> bool:
@@ -178,18 +186,12 @@ def _bare(source: Dataset) -> Dataset:
     return bare
 
 
-def _copy_patient_and_study(source: Dataset, report: Dataset) -> None:
-    for keyword in _COPIED:
-        if keyword in source:
-            report[keyword] = source[keyword]
-
-
 def _observer(model: ReportedModel) -> ObserverContext:
     device = DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=["device", model.digest]),  # the same for every report of the same file
-        name=_short(model.name),
+        name=short_text(model.name),
         manufacturer_name="softfree",
-        model_name=_short(f"{model.name} {model.version}"),
+        model_name=short_text(f"{model.name} {model.version}"),
         serial_number=f"sha256:{model.digest}",
     )
     return ObserverContext(codes.DCM.Device, device)
@@ -206,7 +208,9 @@ def _procedure(source: Dataset) -> CodedConcept:
 def _group(model: ReportedModel, sample: Reported, entropy: list[str]) -> MeasurementsAndQualitativeEvaluations:
     findings = sample.findings
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(generate_uid(entropy_srcs=[*entropy, "tracking"]), _short(model.name)),
+        tracking_identifier=TrackingIdentifier(
+            generate_uid(entropy_srcs=[*entropy, "tracking"]), short_text(model.name)
+        ),
         algorithm_id=AlgorithmIdentification(
             name=model.name,
             version=model.version,
@@ -236,7 +240,7 @@ def _source_image(source: Dataset, frame: int | None) -> SourceImageForMeasureme
 
 def _code(key: str, meaning: str) -> CodedConcept:
     """Return a code of ours: the value follows from the key alone, so that it is the same in every report."""
-    return CodedConcept(sha256(key.encode()).hexdigest()[:12].upper(), SCHEME, _short(meaning))
+    return CodedConcept(sha256(key.encode()).hexdigest()[:12].upper(), SCHEME, short_text(meaning))
 
 
 def _answer(answer: str | bool) -> CodedConcept:
@@ -255,7 +259,7 @@ def _text(words: str) -> TextContentItem:
     return TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS)
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
     r"""Return at most 64 characters without ``\``, which separates values."""
     text = " ".join(text.replace("\\", "/").split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
