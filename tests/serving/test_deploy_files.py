@@ -101,7 +101,7 @@ def test_commands_have_options_that_exist(
     pytest.importorskip("dicomweb_client")
     from softfree.cli.main import main
     from softfree.serving import server
-    from softfree.serving.hospital.routes import read_routes
+    from softfree.serving.hospital.routes import Target, read_routes
 
     fill(tmp_path, small_model)
     given: list[Any] = []
@@ -112,7 +112,7 @@ def test_commands_have_options_that_exist(
     (served,) = server.named_models(models)
     assert served == ("model" if name == "image" else "chest")
     if options.route is not None:
-        assert [rule.models for rule in read_routes(options.route, {served: True}).rules] == [(), ("chest",)]
+        assert [rule.models for rule in read_routes(options.route, {served: Target()}).rules] == [(), ("chest",)]
 
 
 def test_image_copies_what_exists_and_is_not_ignored() -> None:

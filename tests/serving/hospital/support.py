@@ -44,7 +44,7 @@ class FixedService:
     @property
     def models(self) -> dict[str, ServedModel]:
         model = ServedModel(VERSION, Path("chest.onnx"), "onnx", self.kind, "binary", ("NORMAL", "PNEUMONIA"), {}, True,
-                            about={"coverage": 0.9})  # fmt: skip
+                            about={"coverage": 0.9, "views": ["L", "R"]})  # fmt: skip
         return {"chest": model}
 
     async def submit(

@@ -15,6 +15,7 @@ pytest.importorskip("highdicom")
 pytest.importorskip("pynetdicom")
 pytest.importorskip("dicomweb_client")
 
+from highdicom.sr import ComprehensiveSR
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
@@ -129,6 +130,42 @@ def test_volume_is_one_sample(service: FixedService, archive: Archive, ct: Path,
     asyncio.run(scenario())
     assert [[len(sample.paths) for sample in samples] for samples in service.asked] == [[3]]
     assert len(archive.received) == 1
+
+
+def test_case_has_its_views(service: FixedService, archive: Archive, ct: Path, tmp_path: Path) -> None:
+    """And its images are in the order in which the model has them; one of no view is left out."""
+    service.kind = "case"
+    rules = "- {model: chest, match: {Modality: CT}, views: {R: {ImageLaterality: R}, L: {ImageLaterality: L}}}"
+    images = copies(ct, 3)
+    for image, side in zip(images, "RLU", strict=True):
+        image.ImageLaterality = side
+
+    async def scenario() -> None:
+        async with running(options_of(tmp_path, archive.port, rules), service) as hospital:
+            await asyncio.to_thread(send, hospital, images)
+            await until(lambda: archive.received)
+
+    asyncio.run(scenario())
+    ((sample,),) = service.asked
+    assert (sample.case, sample.views) == (True, ("L", "R"))
+    (group,) = ComprehensiveSR.from_dataset(archive.received[0]).content.get_image_measurement_groups()
+    assert [image.referenced_sop_instance_uid for image in group.source_images] == [
+        images[1].SOPInstanceUID,
+        images[0].SOPInstanceUID,
+    ]
+
+
+def test_two_rules_for_one_series(service: FixedService, archive: Archive, ct: Path, tmp_path: Path) -> None:
+    rules = "\n".join(f"- {{model: chest, match: {{InstanceNumber: {number}}}}}" for number in (1, 2))
+
+    async def scenario() -> None:
+        async with running(options_of(tmp_path, archive.port, rules), service) as hospital:
+            await asyncio.to_thread(send, hospital, copies(ct, 3))
+            await until(lambda: len(archive.received) == 2)
+
+    asyncio.run(scenario())
+    assert [len(samples) for samples in service.asked] == [1, 1]
+    assert len({report.SOPInstanceUID for report in archive.received}) == 2
 
 
 @pytest.mark.parametrize(

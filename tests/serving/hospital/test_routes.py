@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from softfree.serving.hospital.routes import Routes, described, read_routes
+from softfree.serving.hospital.routes import Routes, Target, described, read_routes
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.quiet import quiet
 
-MODELS = {"chest": True, "breast": False}
+MODELS = {"chest": Target(explains=True), "breast": Target(), "pair": Target(views=("L", "R"))}
 RULES = """
 - {model: none, match: {ImageType: DERIVED}}
 - model: chest
@@ -76,16 +76,35 @@ def test_rules_know_what_they_need(tmp_path: Path) -> None:
         ("- {model: chest, mtach: {Modality: CR}}", "rule 1: Unknown key 'mtach': did you mean match?"),
         (
             "- {model: chest, Modality: CR}",
-            "rule 1: Unknown key 'Modality': choose one of: explain, match, model.; patterns of DICOM elements belong"
-            " below match",
+            "rule 1: Unknown key 'Modality': choose one of: explain, match, model, views.; patterns of DICOM elements"
+            " belong below match",
         ),
         ("- {model: chest, match: {Modalty: CR}}", "match has 'Modalty'; expected a keyword of the DICOM standard"),
         ("- {model: chest, match: {PixelData: a}}", "match has PixelData, which has no text to match"),
-        ("- {model: chest, match: {Modality: NO}}", "rule 1: Modality is 'False'; expected a pattern such as CHEST*"),
-        ("- {model: chest, match: {Modality: []}}", "rule 1: Modality is '[]'; expected a pattern"),
+        (
+            "- {model: chest, match: {Modality: NO}}",
+            "rule 1: match.Modality is 'False'; expected a pattern such as CHEST*",
+        ),
+        ("- {model: chest, match: {Modality: []}}", "rule 1: match.Modality is '[]'; expected a pattern"),
         ("- {model: chest, match: {Modality: CR}, explain: 1}", "rule 1: explain is '1'; expected true or false"),
         ("- {model: breast, match: {Modality: CR}, explain: true}", "explain is true, but breast makes no maps; serve"),
         ("- {model: chest", "cannot be read as YAML"),
+        (
+            "- {model: chest, match: {Modality: CR}, views: {L: {Laterality: L}}}",
+            "views are for models of cases; chest",
+        ),
+        (
+            "- {model: pair, match: {Modality: CR}, views: {M: {Laterality: L}}}",
+            "Unknown view 'M': choose one of: L, R",
+        ),
+        (
+            "- {model: pair, match: {Modality: CR}, views: {L: {Lateral: L}}}",
+            "view L has 'Lateral'; expected a keyword",
+        ),
+        (
+            "- {model: pair, match: {Modality: CR}, views: [L]}",
+            "views is \"['L']\"; expected {L_CC: {ViewPosition: CC}}",
+        ),
     ],
 )
 def test_mistakes_get_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -106,3 +125,12 @@ def test_logs_show_codes_only() -> None:
         free_text = header(Modality="CR", BodyPartExamined="Doe, Jane", ViewPosition="PA")
     assert described(free_text) == "Modality CR, BodyPartExamined not a code, ViewPosition PA"
     assert described(header()) == "Modality absent, BodyPartExamined absent, ViewPosition absent"
+
+
+def test_views_of_a_case(tmp_path: Path) -> None:
+    text = "- {model: pair, match: {Modality: MG}, views: {L: {ImageLaterality: L}, R: {ImageLaterality: [R, B]}}}"
+    routes = rules(text, tmp_path)
+    (rule,) = routes.rules
+    sides = [rule.view_of(header(Modality="MG", ImageLaterality=side)) for side in ("L", "R", "B", "U")]
+    assert sides == ["L", "R", "R", None]
+    assert "ImageLaterality" in routes.keywords

@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -188,6 +189,48 @@ def test_command_with_orthanc(small_model: Path, orthanc: Orthanc, shared_data: 
     assert "3 of 3 samples reported by small" in said
     for secret in (str(dcmread(files[0]).PatientName), dcmread(files[0]).StudyInstanceUID):
         assert secret not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pause", [0.0, 0.5, 1.2])
+def test_killed_server_answers_once(
+    pause: float, small_model: Path, archive: Archive, ct: Path, tmp_path: Path
+) -> None:
+    """``kill -9`` at several moments after the images were acknowledged: the next process sends the report, once."""
+    options = options_of(tmp_path, archive)
+    command = [
+        *(sys.executable, "-m", "softfree.cli.main", "serve", str(small_model), "--port=0", "--workers=1"),
+        *(f"--store={tmp_path / 'store.sqlite'}", f"--dicom-folder={tmp_path / 'dicom'}", "--quiet=0.3"),
+        *(f"--route={options['route']}", f"--dicom-port={options['dicom_port']}"),
+        f"--dicom-send={options['dicom_send']}",
+    ]
+    sent = copies(ct, 4)
+
+    async def steps() -> None:
+        first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            await until(lambda: _listens(options["dicom_port"]), 60)
+            await asyncio.to_thread(send, options["dicom_port"], sent)
+            await asyncio.sleep(pause)
+        finally:
+            first.kill()
+            first.wait()
+        second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            await until(lambda: archive.received, 90)
+            await until(lambda: not list((tmp_path / "dicom").rglob("*.dcm")))
+        finally:
+            second.terminate()
+            second.wait(30)
+
+    asyncio.run(steps())
+    assert len({report.SOPInstanceUID for report in archive.received}) == 1
+    assert len(measured(archive.received[0])) == 4
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def send_to_orthanc(orthanc: Orthanc, files: list[Path]) -> None:

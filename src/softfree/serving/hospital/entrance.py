@@ -16,8 +16,9 @@ from softfree.serving.hospital.gateway import Gateway
 from softfree.serving.hospital.incoming import Incoming
 from softfree.serving.hospital.node import Node, Sender, check_title, read_peer, refuse_taken
 from softfree.serving.hospital.outbox import FIRST_PAUSE, LONGEST_PAUSE, Outbox, Unreachable
-from softfree.serving.hospital.routes import Routes, read_routes
+from softfree.serving.hospital.routes import Routes, Target, read_routes
 from softfree.serving.options import ServeOptions
+from softfree.serving.records import ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import UserError
 
@@ -74,7 +75,7 @@ class Hospital:
         assert options.route is not None
         for name in _QUOTING:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self._routes = read_routes(options.route, {name: model.explains for name, model in service.models.items()})
+        self._routes = read_routes(options.route, {name: _target(model) for name, model in service.models.items()})
         if options.dicom_port:
             refuse_taken(options.host, options.dicom_port)
         self._lock = _locked(options.dicom_folder)
@@ -156,6 +157,10 @@ class Hospital:
                     logger.warning("the DICOMweb server answers again")
                 pause = 0.0
             await asyncio.sleep(pause or self._options.dicomweb_every)
+
+
+def _target(model: ServedModel) -> Target:
+    return Target(model.explains, tuple(model.about.get("views") or ()) if model.kind == "case" else None)
 
 
 def _locked(folder: Path) -> FileLock:

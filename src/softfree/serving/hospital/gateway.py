@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from softfree.serving.hospital.incoming import short
 from softfree.serving.hospital.maps import Picture, write_map
 from softfree.serving.hospital.outbox import Outbox
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
-from softfree.serving.hospital.routes import Routes, described
-from softfree.serving.records import Answer, JobState, RenderTask, Sample, ServedModel
+from softfree.serving.hospital.routes import Routes, Rule, described
+from softfree.serving.records import JobState, RenderTask, Sample, ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.readers.quiet import quiet
@@ -38,10 +38,17 @@ _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file of a series, with the elements for rules (``routing``)."""
+    """A file of a series.
+
+    Attributes:
+        path: The file.
+        routing: The elements for rules.
+        view: Of an image of a case, if a rule says it.
+    """
 
     path: Path
     routing: Dataset
+    view: str = ""
 
 
 class Gateway:
@@ -75,7 +82,8 @@ class Gateway:
                 logger.info("%s: left alone, %s (%s)", _label(matching), why, described(matching[0].routing))
                 continue
             for name in rule.models:
-                await self._predict(folder, self._service.models[name], matching, rule.explain)
+                note = folder / f"{number}-{short(name)}.job"
+                await self._predict(note, self._service.models[name], matching, rule)
         await asyncio.to_thread(shutil.rmtree, folder)
 
     def _read(self, folder: Path) -> list[ReceivedFile]:
@@ -95,13 +103,18 @@ class Gateway:
             files.append((number, path.name, ReceivedFile(path, header)))
         return [file for _, _, file in sorted(files, key=lambda entry: entry[:2])]
 
-    async def _predict(self, folder: Path, model: ServedModel, files: list[ReceivedFile], explain: bool) -> None:
+    async def _predict(self, note: Path, model: ServedModel, files: list[ReceivedFile], rule: Rule) -> None:
         label = _label(files)
         groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
+        if model.kind == "case":
+            groups = [_in_order_of_views(files, rule)]
+            if not groups[0]:
+                logger.warning("%s: no result of %s: no image is one of the views of its rule", label, model.name)
+                return
         try:
-            state, digests = await self._answered(folder, model, groups, explain)
+            state, digests = await self._answered(note, model, groups, rule)
             pictures = [await self._pictures_of(model, state, number) for number in range(len(groups))]
-            written = await asyncio.to_thread(self._write, model, groups, state.answers, pictures, digests, label)
+            written = await asyncio.to_thread(self._write, model, groups, state, pictures, digests, label)
             self._service.spool.remove(picture.file for each in pictures for picture in each)
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
@@ -137,10 +150,9 @@ class Gateway:
         return Picture(file, tuple(range(len(sample.paths))), drawn.headers["slice"])
 
     async def _answered(
-        self, folder: Path, model: ServedModel, groups: list[list[ReceivedFile]], explain: bool
+        self, note: Path, model: ServedModel, groups: list[list[ReceivedFile]], rule: Rule
     ) -> tuple[JobState, list[str]]:
         """Return the ended job of the samples, and their digests; the job is the one of an earlier process, if any."""
-        note = folder / f"{short(model.name)}.job"
         if note.is_file():
             job, digests = json.loads(note.read_text())
             try:
@@ -148,9 +160,11 @@ class Gateway:
             except NotFound:
                 pass  # the store was cleared meanwhile
         while True:
-            samples = await asyncio.to_thread(self._samples, model, groups)
+            samples = await asyncio.to_thread(self._samples, model, groups, rule)
             try:
-                job = await self._service.submit(model.name, samples, explain=explain, who=self._who, entrance="dicom")
+                job = await self._service.submit(
+                    model.name, samples, explain=rule.explain, who=self._who, entrance="dicom"
+                )
             except Busy as busy:
                 self._delete(samples)
                 await asyncio.sleep(_BUSY if busy.retry_after is None else busy.retry_after)
@@ -163,7 +177,7 @@ class Gateway:
         note.write_text(json.dumps([job, digests]))
         return await self._service.wait(job), digests
 
-    def _samples(self, model: ServedModel, groups: list[list[ReceivedFile]]) -> list[Sample]:
+    def _samples(self, model: ServedModel, groups: list[list[ReceivedFile]], rule: Rule) -> list[Sample]:
         """Give the spool its own files, which it deletes after the answer."""
         samples = []
         for number, group in enumerate(groups):
@@ -172,9 +186,9 @@ class Gateway:
             for file in group:
                 paths.append(folder / file.path.name)
                 _link(file.path, paths[-1])
-            samples.append(
-                Sample(tuple(paths), digest=_digest(paths), name=f"image {number + 1}", case=model.kind == "case")
-            )
+            views = tuple(file.view for file in group) if rule.views else None
+            digest, case = _digest(paths), model.kind == "case"
+            samples.append(Sample(tuple(paths), views=views, digest=digest, name=f"image {number + 1}", case=case))
         return samples
 
     def _delete(self, samples: Sequence[Sample]) -> None:
@@ -184,7 +198,7 @@ class Gateway:
         self,
         model: ServedModel,
         groups: list[list[ReceivedFile]],
-        answers: Sequence[Answer | None],
+        state: JobState,
         pictures: Sequence[Sequence[Picture]],
         digests: list[str],
         label: str,
@@ -192,7 +206,7 @@ class Gateway:
         """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
         targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
         reported, maps = [], []
-        for group, answer, own in zip(groups, answers, pictures, strict=True):
+        for group, answer, own in zip(groups, state.answers, pictures, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
                 logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
@@ -212,7 +226,7 @@ class Gateway:
                 logger.warning("%s: no map of %s: %s", label, model.name, reason)
         if not reported:
             return 0
-        who = ReportedModel(model.name, model.version.version, model.version.hash)
+        who = ReportedModel(model.name, state.model.version, state.model.hash)  # which may have been replaced since
         seed = sha256("".join(digests).encode()).hexdigest()
         with self._outbox.new() as folder:
             make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
@@ -223,6 +237,14 @@ class Gateway:
                 except ReadError as error:
                     logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
         return len(reported)
+
+
+def _in_order_of_views(files: Sequence[ReceivedFile], rule: Rule) -> list[ReceivedFile]:
+    """Return the images of a case in the order in which the model has them, by view and file."""
+    if rule.views:
+        known = ((file, rule.view_of(file.routing)) for file in files)
+        files = [replace(file, view=view) for file, view in known if view is not None]
+    return sorted(files, key=lambda file: (file.view, file.path.name))
 
 
 def _label(files: list[ReceivedFile]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,23 @@ _SHOWN = ("Modality", "BodyPartExamined", "ViewPosition")  # codes, which name n
 _CODE = re.compile(r"[A-Z0-9_ ]{0,16}")  # value representation CS
 
 
+Patterns = Mapping[str, tuple[str, ...]]
+"""Patterns in capitals, by keyword of an element."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What rules need to know of a model.
+
+    Attributes:
+        explains: Whether it can make maps.
+        views: Names of the views that it knows; None unless it takes cases.
+    """
+
+    explains: bool = False
+    views: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Rule:
     """A rule of the file.
@@ -31,18 +48,21 @@ class Rule:
         match: Patterns by keyword of an element, in capitals; a file matches if each element has a value that matches
             one of its patterns. An element that the file lacks has the value "".
         explain: Whether maps are made, too.
+        views: For a model of cases: what the images of each of its views match; empty: it is not told the views.
     """
 
     models: tuple[str, ...]
-    match: Mapping[str, tuple[str, ...]]
+    match: Patterns
     explain: bool = False
+    views: Mapping[str, Patterns] = field(default_factory=dict)
 
     def matches(self, header: Dataset) -> bool:
         """Return whether a file matches."""
-        return all(
-            any(fnmatchcase(value, pattern) for value in _values(header, keyword) for pattern in patterns)
-            for keyword, patterns in self.match.items()
-        )
+        return _matches(self.match, header)
+
+    def view_of(self, header: Dataset) -> str | None:
+        """Return the first view that a file matches; None if it matches none."""
+        return next((view for view, patterns in self.views.items() if _matches(patterns, header)), None)
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,8 @@ class Routes:
     @property
     def keywords(self) -> list[str]:
         """Keywords of the elements that the rules and messages need."""
-        return list(dict.fromkeys([*_SHOWN, *(keyword for rule in self.rules for keyword in rule.match)]))
+        each = [patterns for rule in self.rules for patterns in (rule.match, *rule.views.values())]
+        return list(dict.fromkeys([*_SHOWN, *(keyword for patterns in each for keyword in patterns)]))
 
     @property
     def modalities(self) -> list[str] | None:
@@ -68,13 +89,13 @@ class Routes:
         return next((number for number, rule in enumerate(self.rules) if rule.matches(header)), -1)
 
 
-def read_routes(path: Path, models: Mapping[str, bool]) -> Routes:
+def read_routes(path: Path, models: Mapping[str, Target]) -> Routes:
     """Read a file of rules.
 
     Args:
         path: A YAML file: a list of rules with ``model`` (a name, a list of names, or ``none``), ``match`` (patterns
-            by DICOM keyword) and optionally ``explain``.
-        models: The served models: name, and whether it can make maps.
+            by DICOM keyword) and optionally ``explain`` and ``views``.
+        models: The served models by name.
 
     Raises:
         UserError: Names the file, the rule and what is wrong.
@@ -96,11 +117,10 @@ def _code(header: Dataset, keyword: str) -> str:
     return (text or "absent") if _CODE.fullmatch(text) else "not a code"
 
 
-def _rule(where: str, item: Any, models: Mapping[str, bool]) -> Rule:
+def _rule(where: str, item: Any, models: Mapping[str, Target]) -> Rule:
     if not isinstance(item, dict):
         raise UserError(f"{where} is {shortened(item)}; expected one such as: {_EXAMPLE[2:]}")
-    known = {"model": "models"} | {field.name: field.name for field in fields(Rule) if field.name != "models"}
-    _refuse_unknown(where, item, known)
+    _refuse_unknown(where, item, ["model", *(each.name for each in fields(Rule) if each.name != "models")])
     names = _texts(f"{where}: model", item.get("model"), "the name of a served model")
     names = () if names == ("none",) else names
     for name in names:
@@ -110,12 +130,31 @@ def _rule(where: str, item: Any, models: Mapping[str, bool]) -> Rule:
     if not isinstance(explain, bool):
         raise UserError(f"{where}: explain is {shortened(explain)}; expected true or false")
     for name in names if explain else ():
-        if not models[name]:
+        if not models[name].explains:
             raise UserError(f"{where}: explain is true, but {name} makes no maps; serve its run, or give --maps RUN")
-    match = item.get("match")
-    if not isinstance(match, dict) or not match:
-        raise UserError(f"{where}: match is {shortened(match)}; expected patterns by keyword, {{Modality: CR}}")
-    return Rule(names, {keyword: _patterns(where, keyword, value) for keyword, value in match.items()}, explain)
+    match = _all_patterns(f"{where}: match", item.get("match"))
+    return Rule(names, match, explain, _views(where, item.get("views"), {name: models[name] for name in names}))
+
+
+def _views(where: str, value: Any, models: Mapping[str, Target]) -> dict[str, Patterns]:
+    if value is None:
+        return {}
+    for name, model in models.items():
+        if model.views is None:
+            raise UserError(f"{where}: views are for models of cases; {name} takes single images or series")
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{where}: views is {shortened(value)}; expected {{L_CC: {{ViewPosition: CC}}}}")
+    for view in value:
+        for model in models.values():
+            if view not in (model.views or ()):
+                raise UserError(f"{where}: {unknown_name('view', view, model.views or ())}")
+    return {view: _all_patterns(f"{where}: view {view}", patterns) for view, patterns in value.items()}
+
+
+def _all_patterns(where: str, value: Any) -> Patterns:
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"{where} is {shortened(value)}; expected patterns by keyword, {{Modality: CR}}")
+    return {keyword: _patterns(where, keyword, patterns) for keyword, patterns in value.items()}
 
 
 def _refuse_unknown(where: str, item: Mapping[Any, Any], known: Collection[str]) -> None:
@@ -127,10 +166,10 @@ def _refuse_unknown(where: str, item: Mapping[Any, Any], known: Collection[str])
 
 def _patterns(where: str, keyword: Any, value: Any) -> tuple[str, ...]:
     if not isinstance(keyword, str) or tag_for_keyword(keyword) is None:
-        raise UserError(f"{where}: match has {keyword!r}; expected a keyword of the DICOM standard, such as Modality")
+        raise UserError(f"{where} has {keyword!r}; expected a keyword of the DICOM standard, such as Modality")
     if not _NO_TEXT.isdisjoint(dictionary_VR(keyword).split(" or ")):
-        raise UserError(f"{where}: match has {keyword}, which has no text to match; name another element")
-    return tuple(text.upper() for text in _texts(f"{where}: {keyword}", value, "a pattern such as CHEST*"))
+        raise UserError(f"{where} has {keyword}, which has no text to match; name another element")
+    return tuple(text.upper() for text in _texts(f"{where}.{keyword}", value, "a pattern such as CHEST*"))
 
 
 def _texts(where: str, value: Any, expected: str) -> tuple[str, ...]:
@@ -139,6 +178,13 @@ def _texts(where: str, value: Any, expected: str) -> tuple[str, ...]:
         raise UserError(f"{where} is {shortened(value)}; expected {expected}, or a list of them; quote what YAML reads"
                         " as something else")  # fmt: skip
     return tuple(str(part) for part in values)
+
+
+def _matches(match: Patterns, header: Dataset) -> bool:
+    return all(
+        any(fnmatchcase(value, pattern) for value in _values(header, keyword) for pattern in patterns)
+        for keyword, patterns in match.items()
+    )
 
 
 def _values(header: Dataset, keyword: str) -> Sequence[str]:
