@@ -137,7 +137,7 @@ def make_report(model: ReportedModel, samples: Sequence[Reported], *, seed: str 
         imaging_measurements=[_group(model, sample, [*entropy, str(number)]) for number, sample in enumerate(samples)],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    content[0].ContentSequence.append(_text(STATEMENT))
+    content[0].ContentSequence.insert(-1, _text(STATEMENT))  # before the measurements
     with quiet():
         try:
             report = _Report(
