@@ -119,7 +119,7 @@ def make_seeds(folder: Path, data: Path | None) -> list[Seed]:
 
 def _model_seeds(folder: Path) -> Iterator[Seed]:
     from tests.conftest import _write_run
-    from tests.runtime.conftest import write_model
+    from tests.small_model import write_model
 
     from softfree.data.modalities.image import ImagePreprocessing
 

@@ -16,7 +16,7 @@ from softfree_lab.bench import options as bench
 from softfree_lab.studies import options as studies
 from softfree_runtime.core.errors import UserError
 
-OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "openvino")
+OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "openvino", "httpx")
 
 
 def _command(help: str, function: str, options: type, *positionals: tuple[str, str], json: bool = False) -> Command:
@@ -134,6 +134,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "bench edge": _command(
             "measure latency, memory and energy of exported models", "bench.edge.bench_edge", bench.EdgeBenchOptions
+        ),
+        "bench serve": _command(
+            "measure a server next to softfree predict, under load, and killed",
+            "bench.serve.bench_serve",
+            bench.ServeBenchOptions,
         ),
         "bench orders": _command(
             "find the sequence length from which SeqNorm's Gram order is fastest",

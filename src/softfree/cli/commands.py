@@ -20,6 +20,7 @@ from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
 from softfree.saliency.options import ExplainOptions
+from softfree.serving.options import ServeOptions
 from softfree.study.options import AutoOptions, LearningCurveOptions, TuneOptions
 from softfree_runtime.core.errors import UserError
 
@@ -334,6 +335,22 @@ def _export(parsed: Namespace) -> int:
     return 1 if exported.unreadable else 0
 
 
+def _serve_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=str,
+        help="Run directories, studies, or files written by softfree export --format onnx; NAME=PATH to name one.",
+    )
+    add_options(parser, ServeOptions)
+
+
+def _serve(parsed: Namespace) -> int:
+    from softfree.serving.server import serve
+
+    return serve(parsed.models, fill(ServeOptions, parsed))
+
+
 def _convert_arguments(parser: Parser) -> None:
     parser.add_argument(
         "source", type=str, help="A run directory of a softmax model, or ViT weights: a file, a folder or a Hub name."
@@ -410,5 +427,6 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "export": Command(
             "export to ONNX, OpenVINO or ExecuTorch, checked against the run", _export_arguments, _export
         ),
+        "serve": Command("serve models: a page, an API, a DICOM node", _serve_arguments, _serve),
     },
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import HelpFormatter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -64,7 +66,11 @@ class Parser(ArgumentParser):
         return flags
 
     def _canonical(self, arguments: list[str]) -> list[str]:
-        """Spell options as the parser knows them; a switch without a value becomes ``=true`` or ``=false``."""
+        """Spell options as the parser knows them.
+
+        A switch without a value becomes ``=true`` or ``=false``, and a single value for a list a list.
+        """
+        lists = {flag for flag, option in self.flags().items() if is_list(self._option_string_actions[option])}
         flags, switches = (
             self.flags(),
             {o for action in self._actions if is_switch(action) for o in action.option_strings},
@@ -83,12 +89,16 @@ class Parser(ArgumentParser):
                         + (f"did you mean {near[0]}?" if near else f"see: {self.prog} --help")
                     )
                 name = flags.get(flag, flag.replace("-", "_").replace("__", "--", 1))
+                if typed in lists and equals and not value.startswith("["):
+                    value = json.dumps([value])
                 if name in switches and not equals:
                     following = arguments[number + 1].lower() if number + 1 < len(arguments) else ""
                     negated = name.replace("_", "-") != flag
                     if negated or following not in ("true", "false"):
                         equals, value = "=", "false" if negated else "true"
                 argument = name + equals + value
+            elif number and arguments[number - 1] in lists and not argument.startswith("["):
+                argument = json.dumps([argument])
             result.append(argument)
         return result
 
@@ -96,6 +106,11 @@ class Parser(ArgumentParser):
 def is_switch(action: Any) -> bool:
     """Whether an argument is a boolean."""
     return bool(action.option_strings) and getattr(action, "_typehint", None) is bool
+
+
+def is_list(action: Any) -> bool:
+    """Whether an argument is a list of texts or paths."""
+    return getattr(action, "_typehint", None) in (list[str], list[Path])
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,22 @@ EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
 
 def make_metadata(run: Run, size: tuple[int, ...] | None) -> Metadata:
     """Collect the metadata of a run's float32 file for input of ``size``, or any size if None."""
-    metrics = _metrics(run)
-    versions = run.config.get("versions", {}) | {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
-    preprocessing = run.preprocessing
+    exporters = {f"export/{name}": version(name) for name in ("torch", *EXPORTERS)}
+    about = describe_run(run, size)
+    return replace(about, versions=about.versions | exporters)
+
+
+def describe_run(run: Run, size: tuple[int, ...] | None = None) -> Metadata:
+    """Collect the metadata of a run that are known without an export."""
     return Metadata(
         run.task,
-        runtime_preprocessing(preprocessing),
+        runtime_preprocessing(run.preprocessing),
         run.calibration.temperature,
         run.calibration.thresholds,
         size,
         card_in_text(run),
-        versions,
-        metrics,
+        run.config.get("versions", {}),
+        _metrics(run),
         sets=run.calibration.sets,
         scale=run.calibration.scale,
         survival=run.calibration.survival,

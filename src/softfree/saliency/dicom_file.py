@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ def write_secondary_capture(
     frame: int | None = None,
     spacing: tuple[float, float] | None = None,
     identity: bool = False,
+    series_number: int = 1,
+    seed: str | None = None,
+    further: Sequence[str] = (),
 ) -> None:
     """Write a secondary capture in a new series of the source's study.
 
@@ -52,6 +56,9 @@ def write_secondary_capture(
         frame: Frame of a multi-frame source, counted from 0.
         spacing: Millimeters between rows and between columns.
         identity: Copy the patient's name, id, birth date and sex, and the study's numbers and date.
+        series_number: Of the new series.
+        seed: The same seed and source give the same UIDs again; None: new ones.
+        further: Other DICOM files that it was made from, such as the other slices of a volume.
 
     Raises:
         ReadError: The source has no UIDs to refer to, or an element that is copied is damaged.
@@ -60,7 +67,9 @@ def write_secondary_capture(
     sc = _highdicom()
     try:
         with quiet():  # warnings may quote the patient's name
-            capture = _capture(sc, painted, _header(source, identity), frame, spacing, name, description)
+            header = _header(source, identity)
+            capture = _capture(sc, painted, header, frame, spacing, name, description, series_number, seed)
+            capture.SourceImageSequence.extend(_reference(_header(other, False), None) for other in further)
             with replacing(path) as temporary:
                 capture.save_as(temporary, enforce_file_format=True)
     except UserError:
@@ -78,7 +87,10 @@ def _capture(
     spacing: tuple[float, float] | None,
     name: str,
     description: str,
+    series_number: int,
+    seed: str | None,
 ) -> Dataset:
+    series, instance = (None if seed is None else [seed, header.SOPInstanceUID, part] for part in ("series", "map"))
     capture: Dataset = sc.SCImage.from_ref_dataset(
         header,
         np.ascontiguousarray(painted),
@@ -87,9 +99,9 @@ def _capture(
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
         pixel_spacing=spacing,
-        series_instance_uid=generate_uid(),
-        series_number=1,
-        sop_instance_uid=generate_uid(),
+        series_instance_uid=generate_uid(entropy_srcs=series),
+        series_number=series_number,
+        sop_instance_uid=generate_uid(entropy_srcs=instance),
         instance_number=1,
         manufacturer="softfree",
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -97,7 +109,7 @@ def _capture(
         software_versions=__version__,
         series_description=name[:_LONGEST],
     )
-    capture.PatientOrientation = None
+    capture.PatientOrientation = capture.Laterality = None  # unknown
     capture.DerivationDescription = description
     capture.ImageComments = "For research. The colors are a map of a model's prediction, not a finding."
     capture.SourceImageSequence = [_reference(header, frame)]

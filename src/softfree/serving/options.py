@@ -69,7 +69,7 @@ class LimitOptions:
     workers: int | None = None
     threads: int = 1
     max_batch: int = 16
-    queue: int = 64
+    queue: int = 32
     max_upload: float = 2048.0
     max_pixels: int = 1 << 28
     memory_limit: float | None = None
@@ -97,14 +97,33 @@ class HospitalOptions:
     """DICOM in a hospital.
 
     Attributes:
+        route: YAML file with rules that say which series go to which model; needed for --dicom-port and --dicomweb.
         dicom_port: Port of a DICOM node that takes images by C-STORE.
-        dicomweb: Address of a DICOMweb server to fetch studies from and to send results to.
-        route: YAML file with rules that say which series go to which model.
+        dicom_aet: AE title of the node.
+        dicom_from: AE titles that may connect; any if empty, which only an address of this machine itself allows.
+        dicom_send: DICOM node that results are sent to, as TITLE@HOST:PORT; default: the DICOMweb server.
+        dicomweb: Address of a DICOMweb server, above /studies: its new series are fetched, and get their results.
+        dicomweb_credentials: File with one line, 'Bearer TOKEN' or 'USER:PASSWORD'.
+        dicomweb_ca: File with the certificates that the DICOMweb server's own is signed by, PEM.
+        dicomweb_days: Days back, by the date of the study, in which series are looked for; 0 for all.
+        dicomweb_every: Seconds between two looks.
+        quiet: Seconds without a new image after which a series counts as complete.
+        dicom_folder: Folder for series that wait for their answer and results that wait to be sent; one for each
+            server.
     """
 
-    dicom_port: int | None = None
-    dicomweb: str | None = None
     route: Path | None = None
+    dicom_port: int | None = None
+    dicom_aet: str = "SOFTFREE"
+    dicom_from: list[str] = field(default_factory=list)
+    dicom_send: str | None = None
+    dicomweb: str | None = None
+    dicomweb_credentials: Path | None = None
+    dicomweb_ca: Path | None = None
+    dicomweb_days: int = 2
+    dicomweb_every: float = 10.0
+    quiet: float = 10.0
+    dicom_folder: Path = Path("softfree-serve/dicom")
 
 
 @dataclass(kw_only=True)

@@ -19,6 +19,7 @@ class Sample:
         paths: Its files: one, or those of a case or series.
         frame: Frame of a multi-frame file, counted from 0; None for the first.
         views: View of each file of a case; None if unknown.
+        times: Time of each file of a case, in the unit of the model's table; None if unknown.
         variables: Clinical variables by column.
         digest: SHA-256 of the bytes of the files, one after the other.
         name: The client's own name of it, for the answer; it may name a patient, and is neither logged nor stored.
@@ -28,6 +29,7 @@ class Sample:
     paths: tuple[Path, ...]
     frame: int | None = None
     views: tuple[str, ...] | None = None
+    times: tuple[float | None, ...] | None = None
     variables: Mapping[str, object] | None = None
     digest: str = ""
     name: str = ""
@@ -58,14 +60,16 @@ class Answer:
         steps: What was done to the pixels, in words.
         model: Which model answered.
         seconds: Time from the request to the answer.
-        files: Files of the maps in the spool, by name; empty without an explanation.
+        files: Names of the files of the maps, in the folder of :meth:`Spool.maps_of`; empty without an explanation.
+        note: Why there are no maps although they were asked for; empty otherwise.
     """
 
     row: Row
     steps: list[str]
     model: ModelVersion
     seconds: float
-    files: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

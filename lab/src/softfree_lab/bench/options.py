@@ -265,3 +265,42 @@ class ArchiveBenchOptions:
     kills: int = 20
     scratch: Path | None = None
     out: Path | None = None
+
+
+ServeTest = Literal["cold", "throughput", "overload", "large", "kills", "soak"]
+
+
+@dataclass(kw_only=True)
+class ServeBenchOptions:
+    """Server benchmark.
+
+    Attributes:
+        tests: What is measured: 'cold' start, 'throughput' next to softfree predict, 'overload', small images beside a
+            'large' one, 'kills' of server and workers, and a 'soak' with good and bad files.
+        model: Size and patch, as in the names of 'softfree models'; weights are random.
+        size: Side of the images in pixels.
+        large_size: Side of the large image in pixels.
+        precision: 'fp32', or 'int8' in the linear layers.
+        files: Number of images.
+        clients: Number of clients at once.
+        overload_clients: Number of clients in the overload.
+        seconds: Time for each measurement of throughput, overload and small beside large.
+        kills: Number of processes that are killed.
+        soak: Time with good and bad files, in seconds.
+        workers: Workers of the server; default: its own.
+        out: Folder for rows (CSV), machine and options (JSON) and the table (Markdown).
+    """
+
+    tests: list[ServeTest] = field(default_factory=lambda: ["cold", "throughput", "overload", "large", "kills", "soak"])
+    model: str = "small_patch16"
+    size: int = 512
+    large_size: int = 2048
+    precision: Literal["fp32", "int8"] = "fp32"
+    files: int = 32
+    clients: int = 8
+    overload_clients: int = 64
+    seconds: float = 60.0
+    kills: int = 20
+    soak: float = 600.0
+    workers: int | None = None
+    out: Path | None = None

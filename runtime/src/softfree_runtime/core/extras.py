@@ -15,6 +15,8 @@ EXTRA_OF = {
     "openvino": "export",
     "executorch": "executorch",
     "highdicom": "dicom",
+    "pynetdicom": "serve",
+    "dicomweb_client": "serve",
     "segmentation_models_pytorch": "dense",
     "pycocotools": "dense",
     "openpyxl": "datasets",

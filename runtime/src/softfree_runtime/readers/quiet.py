@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Their messages may quote patient data from the file.
-_LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "nibabel.global", "tifffile"))
+_LOGGERS = tuple(logging.getLogger(name) for name in ("pydicom", "nibabel.global", "tifffile", "highdicom.base"))
 _lock = threading.Lock()
 _inside = 0
 _warnings = warnings.catch_warnings()

@@ -1,0 +1,60 @@
+"""Maps of one sample as files, for the page and for downloads; imports torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softfree.inference.run import Run
+from softfree.saliency.api import Explained, explain_sources
+from softfree.saliency.options import ExplainOptions
+from softfree_runtime.sources.inputs import NamedSource
+
+
+def write_maps(run: Run, source: NamedSource, out: Path) -> dict[str, Any]:
+    """Explain a sample and write its maps.
+
+    The folder gets the files of ``softfree explain`` (PNG for images, NIfTI for volumes, GeoJSON and TIFF for slides),
+    and for each image ``map_<i>.npz``: ``values_<m>`` of each map on the grid of tokens, float64, and the grid, see
+    :class:`softfree.saliency.geometry.TokenGrid` (``start``, ``step``, ``visible``, ``shape``; ``spacing`` and
+    ``affine`` if they are known). ``explained.json`` says what they mean.
+
+    Returns:
+        The content of ``explained.json``: that of ``softfree explain --json``, with names of files instead of paths,
+        and the method and description of each map in ``maps``.
+
+    Raises:
+        ReadError: The sample gives none.
+        UserError: The run makes no maps.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (explained,) = explain_sources(run, [source], ExplainOptions(out=out, progress=False))
+    if explained.error is not None:
+        raise explained.error
+    told = _told(run, explained)
+    for number, image in enumerate(explained.images):
+        arrays: dict[str, Any] = {f"values_{index}": map_.values for index, map_ in enumerate(image.maps)}
+        arrays |= {name: value for name, value in asdict(image.token_grid).items() if value is not None}
+        np.savez(out / f"map_{number}.npz", **arrays)
+    (out / "explained.json").write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
+    return told
+
+
+def _told(run: Run, explained: Explained) -> dict[str, Any]:
+    told = explained.to_dict(run)
+    told.pop("path")
+    told["files"] = []
+    for number, image in enumerate(explained.images):
+        for file in image.files:  # whose name may be that of an image in an allowed folder
+            ending = "".join(file.suffixes[-2:]) if file.name.endswith(".nii.gz") else file.suffix
+            told["files"].append(file.rename(file.with_name(f"map_{number}{ending}")).name)
+    for number, image in enumerate(told.get("images", ())):
+        image["path"] = f"image {number + 1}"
+    told["maps"] = [
+        {"method": map_.method, "description": map_.description, "signed": map_.signed} for map_ in explained.maps
+    ]
+    return told

@@ -1,0 +1,153 @@
+"""A service that answers by a fixed row, a real Orthanc, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import requests
+from PIL import Image
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+
+from softfree.serving.errors import NotFound
+from softfree.serving.options import ServeOptions
+from softfree.serving.records import Answer, JobState, ModelVersion, Sample, ServedModel
+from softfree.serving.spool import Spool
+
+ROW: dict[str, Any] = {
+    "path": "image 1", "status": "ok", "reason": "", "p_NORMAL": 0.123456789012, "p_PNEUMONIA": 0.876543210988,
+    "raw_NORMAL": 0.2, "raw_PNEUMONIA": 0.8, "predicted": "PNEUMONIA", "set": '["NORMAL", "PNEUMONIA"]',
+    "abstain": True, "distance": 1.25, "unusual": True,
+}  # fmt: skip
+VERSION = ModelVersion("chest", "0.1.0", "ab" * 32)
+
+
+@dataclass
+class FixedService:
+    """Answers each sample by the same row, and remembers what it was asked; like the real one it deletes the files."""
+
+    spool: Spool
+    row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
+    kind: str = "image"
+    asked: list[list[Sample]] = field(default_factory=list)
+    states: dict[str, JobState] = field(default_factory=dict)
+    fail: Exception | None = None
+    options: ServeOptions = field(default_factory=ServeOptions)
+
+    @property
+    def models(self) -> dict[str, ServedModel]:
+        model = ServedModel(VERSION, Path("chest.onnx"), "onnx", self.kind, "binary", ("NORMAL", "PNEUMONIA"), {}, True,
+                            about={"coverage": 0.9, "views": ["L", "R"]})  # fmt: skip
+        return {"chest": model}
+
+    async def submit(
+        self, model: str, samples: Sequence[Sample], *, explain: bool = False, who: str, entrance: str
+    ) -> str:
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        self.asked.append(list(samples))
+        files = ("explained.json", "map_0.png") if explain else ()
+        for sample in samples:
+            assert all(path.is_file() for path in sample.paths)
+            if explain:
+                maps = self.spool.maps_of(sample.paths)
+                maps.mkdir()
+                Image.new("RGB", (64, 48), (200, 30, 30)).save(maps / "map_0.png")
+            else:
+                self.spool.remove(sample.paths)
+        answers = tuple(Answer(dict(self.row), ["12-bit MONOCHROME2"], VERSION, 0.1, files) for _ in samples)
+        job = token_hex(8)
+        self.states[job] = JobState(job, VERSION, "done", len(answers), len(answers), answers)
+        return job
+
+    async def wait(self, job_id: str, seconds: float | None = None) -> JobState:
+        if job_id not in self.states:
+            raise NotFound("no such job")
+        return self.states[job_id]
+
+    async def files(self, job_id: str, number: int) -> Sample:
+        return self.asked[list(self.states).index(job_id)][number]
+
+
+@dataclass(frozen=True)
+class Orthanc:
+    """A running Orthanc with its DICOMweb plugin."""
+
+    http: str
+    dicom_port: int
+    title: str = "ORTHANC"
+
+    @property
+    def web(self) -> str:
+        return f"{self.http}/dicom-web"
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(f"{self.http}{path}", timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def file(self, instance: str) -> bytes:
+        return bytes(requests.get(f"{self.http}/instances/{instance}/file", timeout=10).content)
+
+    def forward(self, series: str, title: str, port: int) -> None:
+        """Let Orthanc send a series to a node, as a rule of an archive would."""
+        peer = {"AET": title, "Host": "127.0.0.1", "Port": port}
+        requests.put(f"{self.http}/modalities/node", json=peer, timeout=10).raise_for_status()
+        requests.post(f"{self.http}/modalities/node/store", data=series, timeout=60).raise_for_status()
+
+    def clear(self) -> None:
+        for study in self.get("/studies"):
+            requests.delete(f"{self.http}/studies/{study}", timeout=10)
+
+    def answers(self) -> bool:
+        try:
+            return bool(requests.get(f"{self.web}/studies", timeout=2).status_code == 200)
+        except requests.RequestException:
+            return False
+
+
+class Archive:
+    """A receiver of results: a real node in this process."""
+
+    def __init__(self, status: int = 0, title: str = "PACS") -> None:
+        self.received: list[Dataset] = []
+        self.status = status
+        node = AE(title)
+        node.require_called_aet = True
+        node.supported_contexts = AllStoragePresentationContexts
+        self._server: Any = node.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+        )
+        self.port = int(self._server.server_address[1])
+
+    def _store(self, event: Any) -> int:
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        self.received.append(dataset)
+        return self.status
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(done: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Return the first true result of a function; fails after some seconds."""
+    end = time.monotonic() + seconds
+    while not (result := await asyncio.to_thread(done)):
+        assert time.monotonic() < end, "nothing came"
+        await asyncio.sleep(0.05)
+    return result
