@@ -52,7 +52,12 @@ def _answers(part: Run) -> Postprocessing:
     """Collect what turns the outputs of one of several targets into columns."""
     calibration = part.calibration
     return Postprocessing(
-        part.task, calibration.temperature, calibration.thresholds, calibration.sets, calibration.scale
+        part.task,
+        calibration.temperature,
+        calibration.thresholds,
+        calibration.sets,
+        calibration.scale,
+        calibration.survival,
     )
 
 
