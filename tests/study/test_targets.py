@@ -1,6 +1,7 @@
 """A study of several targets: an ensemble for each, and one of all that gives the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,20 @@ import pytest
 from PIL import Image
 
 from softfree.cli.main import main
+from softfree.data.folds import assign_folds
 from softfree.data.follow_up import quantile_cuts
+from softfree.data.subsets import nested_folds, positions
+from softfree.data.table import read_table
 from softfree.evaluation.breslow import breslow
 from softfree.evaluation.survival_calibration import fit_cox_slope, fit_hazards
 from softfree.evaluation.survival_metrics import c_index
 from softfree.inference.run import Run
+from softfree.study.scores import held_out, mean_score
+from softfree_runtime.core.errors import UserError
 
 TRAIN = {
     "model": "seqnorm_vit_nano_patch16", "size": 32, "epochs": 1, "lr": 0.003, "batch_size": 8, "accelerator": "cpu",
+    "precision": "fp32",
     "model_options": {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8},
 }  # fmt: skip
 TARGETS = """
@@ -119,6 +126,66 @@ def test_members_of_survival_share_their_times_and_are_calibrated_together(study
         found = study.directory.read_metrics()["metrics"][f"{name}.c_index"]["value"]
         assert found == pytest.approx(c_index(survival.risks(logits, part.task), truth))
         assert {tuple(member.config["target"]["horizons"]) for member in part.members} == {survival.horizons}
+
+
+def test_a_training_of_several_targets_is_judged_by_the_mean_score_of_its_epochs(study: Run) -> None:
+    for member in study.parts["grade"].members:
+        whole = member.whole
+        assert whole is not None
+        history = whole.directory.read_history()
+        assert history is not None
+        assert mean_score(whole) == pytest.approx(history["val_score"].dropna().iloc[-1], abs=1e-6)
+        found = held_out(whole.directory, "score")
+        assert found.value == mean_score(whole)
+        assert np.isnan(found.low)
+
+
+def test_a_part_without_an_event_or_a_known_value_is_refused(table: Path) -> None:
+    rows = read_table(table, targets=table.with_name("targets.yaml"), strict_patients=False)
+    folds = assign_folds(rows, 2)
+    assert nested_folds(rows, folds, 1.0, 0).numbers.shape[0] == 2
+    targets = rows.targets.copy()
+    slices = rows.task.target_slices()  # type: ignore[attr-defined]
+    kept = positions(rows.take(np.flatnonzero(folds.numbers[0] == 1)), 0).argmax()
+    lonely = np.flatnonzero(folds.numbers[0] == 1)[kept]
+    inside = np.flatnonzero((folds.numbers[0] == 1) & (np.arange(len(targets)) != lonely))
+    for name, cells, words in (
+        ("death", (slices["death"].start + 1, 0.0, 1.0), "none with the event of target 'death'"),
+        ("volume", (slices["volume"].start, np.nan, 3.0), "none with a known value of target 'volume'"),
+    ):
+        changed, (column, others, own) = targets.copy(), cells
+        changed[inside, column], changed[lonely, column] = others, own
+        changed[lonely, slices["death"].start] = 5.0
+        with pytest.raises(UserError, match=words):
+            nested_folds(replace(rows, targets=changed), folds, 0.5, 0)
+        assert name in words
+
+
+@pytest.mark.slow
+def test_a_search_and_a_learning_curve_of_several_targets(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    words = [str(table), "--targets", str(table.with_name("targets.yaml")), "--train", json.dumps(TRAIN)]
+    words += ["--no-progress", "--json"]
+    search = ["--trials", "1", "--space", "{pool: [avg]}", "--folds", "1", "--out", str(tmp_path / "tuned")]
+    rows = pd.read_csv(table).assign(split=lambda frame: np.where(frame.index % 4 == 1, "val", frame["split"]))
+    rows.to_csv(table.with_name("split.csv"), index=False)
+    capsys.readouterr()
+    assert main(["tune", str(table.with_name("split.csv")), *words[1:], *search]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed[printed.index("{") :])
+    (folder,) = (tmp_path / "tuned" / "trials").iterdir()
+    assert found["score"] == pytest.approx(mean_score(Run.load(folder / "fold1")))
+    assert "mean score of the targets" in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8")
+    assert (
+        main(["learning-curve", *words, "--folds", "2", "--fractions", "[0.6, 1]", "--out", str(tmp_path / "c")]) == 0
+    )
+    curve = pd.read_csv(tmp_path / "c" / "curve.csv")
+    assert len(curve) == 4
+    for row in curve.to_dict("records"):
+        member = next((tmp_path / "c" / f"part_{row['fraction']:g}" / "members").glob(f"fold{row['fold']}*"))
+        assert row["score"] == pytest.approx(mean_score(Run.load(member)))
 
 
 @pytest.mark.slow

@@ -303,8 +303,6 @@ def test_an_interrupted_training_goes_on_exactly_without_its_file_of_targets(
         (["train", "TABLE", "--targets", "FILE", "--teacher", "RUN"], "--teacher is for a run of one target"),
         (["train", "TABLE", "--targets", "FILE", "--mixup", "0.2", "--preset", "photo"], "--mixup is for a run of one"),
         (["train", "TABLE", "--targets", "none.yaml"], "cannot be read: No such file"),
-        (["tune", "TABLE", "--targets", "FILE"], "softfree tune works on one target"),
-        (["learning-curve", "TABLE", "--targets", "FILE"], "softfree learning-curve works on one target"),
         (["check", "TABLE", "--targets", "FILE"], "softfree check works on one target"),
     ],
 )
