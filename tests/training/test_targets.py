@@ -229,6 +229,36 @@ def test_an_exported_file_gives_the_same_columns_without_torch(run: Run, table: 
         Metadata.from_strings(texts | {"targets": json.dumps(broken)}, "x.onnx")
 
 
+@pytest.mark.slow
+def test_fewer_bits_are_checked_for_each_target_with_classes(table: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from softfree_runtime.prediction import predict
+    from softfree_runtime.session import Model
+
+    file = tmp_path / "targets.yaml"
+    file.write_text("\n".join(TARGETS.splitlines()[k] for k in (1, 2, 4)))  # ill, grade, signs
+    words = [str(file) if word.endswith("targets.yaml") else word for word in arguments(table)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    run, half = Run.load(tmp_path / "run"), tmp_path / "half.onnx"
+    fewer = ["export", str(run.folder), "--precision", "fp16", "--out", str(half)]
+    assert main([*fewer, "--max-shift", "0.000000001"]) == 2
+    assert not half.exists()
+    assert main(fewer) == 0
+    loss = Model(half).metadata.loss
+    assert list(loss) == ["ill", "grade", "signs"]
+    frame = pd.read_csv(table)
+    for name, column in (("ill", "label"), ("grade", "grade")):
+        assert loss[name]["n"] == ((frame["split"] == "test") & frame[column].notna()).sum()
+        stored = run.directory.read_metrics()["metrics"][f"{name}.auroc"]["value"]
+        assert loss[name]["before"] == pytest.approx(stored, abs=1e-6)
+        assert 0 < loss[name]["largest_shift"] < 0.01
+    light, rows = pd.DataFrame(predict(half, str(table))), run.predict(str(table))
+    np.testing.assert_allclose(light["grade.p_mild"].astype(float), rows["grade.p_mild"], atol=0.01)
+    assert main(["export", str(run.folder), "--int8", "static", "--margin", "0.9", "--max-shift", "1"]) == 0
+    assert (run.folder / "model_int8.onnx").is_file()
+    assert Model(run.folder / "model_int8.onnx").metadata.quantized == "static"
+
+
 def test_a_target_is_evaluated_compared_explained_and_checked_like_a_run(
     run: Run, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,7 +325,11 @@ def test_an_interrupted_training_goes_on_exactly_without_its_file_of_targets(
         (["explain", "RUN", "IMAGE", "--target", "grad"], "Unknown target 'grad': did you mean grade?"),
         (["compare", "RUN", "RUN/targets/ill"], "compare runs of one task"),
         (["compare", "RUN/targets/grade", "RUN/targets/ill"], "compare runs of one task"),
-        (["export", "RUN", "--precision", "fp16"], "export several targets in fp32"),
+        (
+            ["export", "RUN", "--precision", "fp16"],
+            "fp16 is checked by its loss of AUROC, which target 'volume', a regression, does not have; export fp32",
+        ),
+        (["export", "RUN", "--int8", "weights"], "weights is checked by its loss of AUROC, which target 'volume'"),
         (["evaluate", "RUN", "--label", "grade"], "--label: "),
         (["evaluate", "RUN", "--prevalence", "0.1"], "target 'grade': "),
         (["train", "TABLE", "--targets", "FILE", "--label", "grade"], "--targets names a file with several"),
