@@ -1,9 +1,9 @@
 """Calibration of survival on samples that a model was not trained on: the spread of its outputs, and their level.
 
-A network that knows its training samples too well gives outputs that are too extreme for new ones. Of hazards, whose
-logits are mostly below zero, that makes the hazards of new samples too low and their survival too high. As for
-probabilities of classes, two numbers correct that: the calibration slope and intercept (Cox, Biometrika 45, 1958), here
-of the logits of the hazards. A Cox model has the slope only; its level is that of the baseline.
+The outputs of a network may be too extreme for new samples, because it knows its own too well, or all too high or low,
+because its training images were augmented and new ones are not. As for probabilities of classes, two numbers correct
+that: the calibration slope and intercept (Cox, Biometrika 45, 1958), here of the logits of the hazards. A Cox model has
+the slope only; its level is that of the baseline.
 
 Both are the most probable values under a normal prior around no change, so that a handful of events changes little;
 with many events the prior has no weight.
