@@ -56,8 +56,8 @@ def held_out(directory: RunDirectory, metric: StudyMetric) -> HeldOut:
         value = mean_score(Run.load(directory.root))
         return HeldOut(value, reason="no target has a score" if math.isnan(value) else None)
     found = directory.read_metrics()["metrics"][metric]
-    numbers = (found.get(name) for name in ("value", "low", "high"))
-    return HeldOut(*(math.nan if number is None else number for number in numbers), found.get("reason"))
+    value, low, high = (math.nan if found.get(name) is None else found[name] for name in ("value", "low", "high"))
+    return HeldOut(value, low, high, found.get("reason"))
 
 
 def mean_score(run: Run) -> float:
