@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from softfree.core.options import TrainOptions
 from softfree.data.folds import assign_folds
+from softfree.data.follow_up import quantile_cuts
 from softfree.data.table import Table, read_table
 from softfree.data.targets import specs_of, tables_of, task_in_config
+from softfree.training.follow_up import time_settings, with_intervals
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.targets import Targets
 from softfree_runtime.core.task import Task
@@ -69,6 +72,76 @@ def test_unknown_cells_are_nan_and_each_target_reads_as_it_does_alone(tmp_path: 
         assert own.targets.dtype == alone[name].targets.dtype
         np.testing.assert_array_equal(own.targets, alone[name].targets)
         assert own.frame["row"].tolist() == alone[name].frame["row"].tolist()
+
+
+SURVIVAL = """
+- {name: ill, kind: classes, column: label}
+- {name: death, kind: survival, time: days, event: died, cuts: [5, 20], horizons: [10]}
+- {name: back, kind: survival, time: days, event: died, loss: cox}
+"""
+
+
+def times() -> dict[str, object]:
+    """Times and events of 40 rows, of which two are unknown."""
+    days: list[float | None] = [*(np.arange(40) * 0.75)]
+    died: list[int | None] = [int(number % 3 == 0) for number in range(40)]
+    days[4] = died[4] = days[9] = died[9] = None
+    return {"days": days, "died": pd.array(died, dtype="Int64")}
+
+
+def test_times_and_events_are_columns_of_their_own(tmp_path: Path) -> None:
+    table = read(tmp_path, SURVIVAL, **times())
+    assert table.targets.shape == (40, 5)
+    np.testing.assert_array_equal(table.targets[3, 1:], [2.25, 1, 2.25, 1])
+    assert np.isnan(table.targets[4, 1:]).all()
+    assert table.targets[4, 0] == 0
+    alone = read_table(tmp_path / "table.csv", label="days", event="died", task="survival")
+    own = tables_of(table)["death"]
+    assert own.task == alone.task  # the intervals are chosen when the splits are known
+    assert own.targets.dtype == alone.targets.dtype
+    np.testing.assert_array_equal(own.targets, alone.targets)
+    assert own.frame["row"].tolist() == alone.frame["row"].tolist()
+    for split in ("train", "val", "test"):
+        assert tables_of(table.where(split))["death"].targets[:, 1].sum() >= 1
+
+
+def test_survival_of_a_run_keeps_intervals_and_horizons(tmp_path: Path) -> None:
+    options = TrainOptions(table=tmp_path / "table.csv", targets=tmp_path / "targets.yaml")
+    table = with_intervals(read(tmp_path, SURVIVAL, **times()), options)
+    death, back = (dict(table.task.parts)[name] for name in ("death", "back"))  # type: ignore[attr-defined]
+    assert death.cuts == (5.0, 20.0)
+    assert back.cuts == ()
+    assert table.task.outputs == ("ill.a", "ill.b", "death.hazard_1", "death.hazard_2", "back.log_hazard")
+    kept = time_settings(table, options)
+    assert kept["death"] == {"horizons": [10.0]}
+    train = tables_of(table.where("train"))["back"].targets
+    at = train[(train[:, 1] == 1) & (train[:, 0] > 0), 0]
+    assert kept["back"]["horizons"] == pytest.approx(np.quantile(at, [0.25, 0.5, 0.75]), rel=0.01)
+    config = {"task": task_in_config(table.task, tmp_path / "targets.yaml"), "target": kept}
+    _, one, other = specs_of(config)
+    assert (one.kind, one.columns, one.cuts, one.horizons) == ("survival", ("days", "died"), (5.0, 20.0), (10.0,))
+    assert (one.loss, other.loss, other.cuts) == ("hazard", "cox", ())
+    assert one.options() == {
+        "targets": None, "label": "days", "event": "died", "labels": None, "task": "survival", "classes_in_order": None,
+        "positive": None, "loss": "hazard", "cuts": [5.0, 20.0], "horizons": [10.0],
+    }  # fmt: skip
+    again = read_table(tmp_path / "table.csv", targets=specs_of(config))
+    assert again.task == table.task
+    resumed = with_intervals(again, TrainOptions(table=tmp_path / "table.csv"))
+    assert resumed.task == table.task
+
+
+def test_intervals_are_those_of_training_events_or_of_all_rows_in_folds(tmp_path: Path) -> None:
+    lines = "- {name: death, kind: survival, time: days, event: died}\n- {name: ill, kind: classes, column: label}"
+    table = read(tmp_path, lines, **times())
+    options = TrainOptions(table=tmp_path / "table.csv", targets=tmp_path / "targets.yaml")
+    rows = tables_of(table)["death"]
+    of_training = quantile_cuts(tables_of(table.where("train"))["death"].targets)
+    assert dict(with_intervals(table, options).task.parts)["death"].cuts == of_training  # type: ignore[attr-defined]
+    options.fold_file = tmp_path / "folds.json"
+    in_folds = dict(with_intervals(table, options).task.parts)["death"].cuts  # type: ignore[attr-defined]
+    assert in_folds == quantile_cuts(rows.targets)
+    assert in_folds != of_training
 
 
 def test_a_row_without_any_target_is_left_out_and_one_with_any_is_used(tmp_path: Path) -> None:
@@ -135,6 +208,21 @@ def test_classes_may_be_given_in_their_order(tmp_path: Path) -> None:
         ("- {name: a, kind: classes, colunm: label}", "unknown field 'colunm' (did you mean 'column'?)"),
         ("- {name: a, kind: ranks, column: label}", "unknown kind 'ranks'; expected classes or findings or ordinal"),
         ("- {name: a, column: label}", "target 'a': kind is missing"),
+        ("- {name: a, kind: survival, column: ml}", "expected 'time: NAME' and 'event: NAME' for kind survival"),
+        ("- {name: a, kind: survival, time: ml}", "expected 'time: NAME' and 'event: NAME' for kind survival"),
+        ("- {name: a, kind: survival, time: ml, event: ml}", "columns are ['ml', 'ml']; expected different ones"),
+        ("- {name: a, kind: regression, time: ml, event: one}", "expected 'column: NAME' for kind regression"),
+        ("- {name: a, kind: survival, time: ml, event: one, loss: mse}", "loss is 'mse'; expected hazard or cox"),
+        ("- {name: a, kind: survival, time: ml, event: one, loss: cox, cuts: [1]}", "cuts are for loss hazard"),
+        ("- {name: a, kind: survival, time: ml, event: one, cuts: [5, 5]}", "cuts are [5, 5]; expected increasing"),
+        ("- {name: a, kind: survival, time: ml, event: one, horizons: [0]}", "horizons are [0]; expected increasing"),
+        ("- {name: a, kind: survival, time: ml, event: one, cuts: soon}", "cuts is 'soon'; expected a list"),
+        (
+            "- {name: a, kind: regression, column: ml, loss: mse}",
+            "loss is for kind survival; leave it out of regression",
+        ),
+        ("- {name: a, kind: survival, time: ml, event: one}", "target 'a': "),
+        ("- {name: a, kind: survival, time: label, event: two}", "target 'a': "),
         ("- {name: a, kind: classes, column: labl}", "no column 'labl' (did you mean 'label'?)"),
         ("- {name: a, kind: classes, columns: [label]}", "expected 'column: NAME' for kind classes"),
         ("- {name: a, kind: findings, column: one}", "expected 'columns: [one, another]' for kind findings"),

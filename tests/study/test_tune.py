@@ -258,3 +258,13 @@ def test_values_of_options_are_drawn_in_order() -> None:
     assert text.index(">256<") < text.index(">512<")
     assert ">64<" not in text
     assert "10" in svg(scores_by_option(trials, "lr"), "lr")
+
+
+def test_shared_options_are_checked_for_the_task_that_is_searched(begin: Callable) -> None:
+    path, options = begin(task="survival", label="days", event="died")
+    options.train["loss"] = "cox"
+    assert set(tune_module._check(path, options)) == set(SPACE)
+    options.task, options.event = None, None
+    with pytest.raises(UserError, match="--loss cox is for --task survival"):
+        tune_module._check(path, options)
+    del options.train["loss"]

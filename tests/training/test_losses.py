@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softfree.core.options import NumberLossName
+from softfree.data.follow_up import quantile_cuts
+from softfree.evaluation.kaplan_meier import survival_at
 from softfree.training.losses import (
     CoxObjective,
     Distillation,
@@ -20,6 +22,7 @@ from softfree.training.losses import (
 )
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.outputs import probabilities
+from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.task import Task
 
 CLASSES = Task("multiclass", ("a", "b", "c"))
@@ -206,3 +209,26 @@ def test_cox_is_the_partial_likelihood_of_a_batch() -> None:
     assert without.item() == 0
     assert outputs.grad is not None
     assert (outputs.grad == 0).all()
+
+
+def test_hazards_that_know_all_there_is_to_know_are_calibrated() -> None:
+    """Of the way censored samples count: survival by the fitted hazards is the Kaplan-Meier estimate, on average."""
+    rng = np.random.default_rng(0)
+    log_hazards = rng.normal(0, 1, 4000)
+    times, ends = rng.exponential(300 / np.exp(log_hazards)), np.minimum(rng.exponential(900, 4000), 1200)
+    targets = np.stack([np.minimum(times, ends), times <= ends], axis=1).astype(float)
+    cuts = quantile_cuts(targets)
+    model, inputs = nn.Linear(1, len(cuts)), torch.tensor(log_hazards[:, None], dtype=torch.float32)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = HazardObjective(cuts)(model(inputs), torch.tensor(targets))
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    at = np.array([50.0, 150, 400])
+    outputs = model(inputs).detach().numpy()
+    predicted = Survival(tuple(at)).probabilities(outputs, Task("survival", ("days",), cuts), at).mean(axis=0)
+    np.testing.assert_allclose(predicted, survival_at(targets, at), atol=0.01)

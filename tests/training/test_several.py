@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from softfree.core.options import OptimizerOptions
 from softfree.training.callbacks import Patience
+from softfree.training.losses import CoxObjective, HazardObjective
 from softfree.training.module import ClassifierModule
 from softfree.training.several import objectives_of
 from softfree_runtime.core.errors import UserError
@@ -62,6 +63,30 @@ def reference(outputs: Tensor, targets: Tensor) -> dict[str, float]:
         "volume": float(torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5).mean()),
         "signs": float(present),
     }
+
+
+def test_losses_of_survival_are_those_of_its_known_samples() -> None:
+    cuts = (10.0, 30.0, 100.0)
+    task = Targets.of({"death": Task("survival", ("days",), cuts), "back": Task("survival", ("weeks",))})
+    rng = np.random.default_rng(0)
+    truth = np.stack([rng.exponential(40, 24).round(), rng.integers(0, 2, 24)] * 2, axis=1)
+    truth[3:8, :2] = truth[6:12, 2:] = np.nan
+    outputs, targets = torch.tensor(rng.normal(size=(24, 4)), dtype=torch.float32), torch.tensor(truth)
+    made = objectives_of(task, truth, OptimizerOptions(), {"death": 1.0, "back": 2.0})
+    death, back = np.delete(np.arange(24), np.s_[3:8]), np.delete(np.arange(24), np.s_[6:12])
+    expected = {
+        "death": float(HazardObjective(cuts)(outputs[death, :3], targets[death, :2])),
+        "back": float(CoxObjective()(outputs[back, 3:], targets[back, 2:])),
+    }
+    for objective in made[:2]:
+        losses = {name: float(loss) for name, loss in objective.each(outputs, targets).items()}
+        assert losses == pytest.approx(expected, rel=1e-6)
+    total = expected["death"] + 2 * expected["back"]
+    assert float(made.training(outputs, targets)) == pytest.approx(total, rel=1e-6)
+    of_hazards = [
+        float(made.training.each(outputs[part], targets[part])["death"]) for part in (slice(12), slice(12, 24))
+    ]
+    assert np.mean(of_hazards) == pytest.approx(expected["death"], rel=1e-6)
 
 
 def test_each_loss_is_that_of_its_known_samples() -> None:

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from softfree.cli.main import main
+from softfree.evaluation.survival_calibration import fit_cox_slope, fit_hazards
 from softfree.evaluation.survival_metrics import c_index
 from softfree.inference.run import Run
+from softfree_runtime.core.survival import Survival
 
 MODEL_OPTIONS = {"depth": 1, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
 TRAIN = {
@@ -69,6 +71,10 @@ def test_a_run_keeps_intervals_and_horizons(run: Run, path: Path) -> None:
     assert run.config["target"] == {"horizons": [50, 200]}
     frame = run.directory.read_predictions()
     assert (frame["survival_200"] < frame["survival_50"]).all()
+    held, survival = frame[frame["split"] == "val"], run.calibration.survival
+    outputs = held[[f"logit_{name}" for name in run.task.outputs]].to_numpy()
+    fitted = fit_hazards(outputs, held[["target_time", "target_event"]].to_numpy(), run.task.cuts)
+    assert survival == Survival((50.0, 200.0), slope=fitted[0], level=fitted[1])
     test = frame[frame["split"] == "test"]
     metrics = run.directory.read_metrics()["metrics"]
     expected = c_index(test["risk"].to_numpy(), test[["target_time", "target_event"]].to_numpy())
@@ -118,7 +124,9 @@ def test_a_cox_run_has_the_baseline_of_its_validation_rows(cox: Run) -> None:
     assert survival is not None
     frame = cox.directory.read_predictions().query("split == 'val'")
     assert survival.center == pytest.approx(frame["logit_log_hazard"].mean())
-    np.testing.assert_allclose(frame["risk"], frame["logit_log_hazard"] - survival.center)
+    np.testing.assert_allclose(frame["risk"], survival.slope * (frame["logit_log_hazard"] - survival.center))
+    targets = frame[["target_time", "target_event"]].to_numpy()
+    assert survival.slope == fit_cox_slope(frame["logit_log_hazard"].to_numpy(), targets)
     ratios, hazard, steps = np.exp(frame["risk"].to_numpy()), 0.0, []
     for time in np.sort(frame.loc[frame["target_event"] == 1, "target_time"].unique()):
         own = (frame["target_time"] == time) & (frame["target_event"] == 1)

@@ -187,10 +187,12 @@ def _postprocessing_to_dict(answers: Postprocessing) -> dict[str, Any]:
     return {
         "kind": answers.task.kind,
         "classes": list(answers.task.classes),
+        "cuts": list(answers.task.cuts),
         "temperature": answers.temperature,
         "thresholds": answers.thresholds,
         "sets": None if answers.sets is None else asdict(answers.sets),
         "scale": None if answers.scale is None else asdict(answers.scale),
+        "survival": None if answers.survival is None else asdict(answers.survival),
     }
 
 
@@ -202,9 +204,13 @@ def _targets(path: Path, task: Task, content: list[dict[str, Any]]) -> dict[str,
         if part.numeric and scale is None:
             raise UserError(f"{path}: the scale of target {name!r} is missing from its metadata; {FIX}")
         sets = check_sets(path, entry.get("sets"), part, FIX)
+        try:
+            survival = check_survival(path, entry.get("survival"), part, FIX)
+        except UserError as error:
+            raise UserError(f"target {name!r}: {error}") from None
         numbers = {key: entry.get(key) for key in ("temperature", "thresholds")}
         checked = check_fields(path, f"target {name}", numbers, Postprocessing, whole=False, fix=FIX)
-        targets[name] = Postprocessing(part, sets=sets, scale=scale, **checked)
+        targets[name] = Postprocessing(part, sets=sets, scale=scale, survival=survival, **checked)
     return targets
 
 

@@ -34,8 +34,8 @@ class TableOptions:
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
             or categories; an empty cell is unknown.
         categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
-        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal or
-            regression), column or columns, and weight; instead of the options above.
+        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal, regression
+            or survival), its columns, and weight; instead of the options above.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         seed: Seed of the split (if the table has none), the initial weights, the order and the augmentation.
         split_from: Run directory whose split is reused for a table without one; patients it did not have are assigned

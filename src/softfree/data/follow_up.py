@@ -103,8 +103,8 @@ def quantile_horizons(targets: np.ndarray, end: float) -> tuple[float, ...]:
     return tuple(sorted({value for value in rounded if value > 0}))
 
 
-def check_horizons(horizons: Sequence[float], end: float, name: str) -> tuple[float, ...]:
-    """Check times at which survival is wanted.
+def check_horizons(horizons: Sequence[float], end: float, name: str, what: str = "--horizons") -> tuple[float, ...]:
+    """Check times at which survival is wanted; messages say ``what`` they are.
 
     Raises:
         UserError: One is not above 0, or after ``end``, the last event of the training rows.
@@ -112,7 +112,7 @@ def check_horizons(horizons: Sequence[float], end: float, name: str) -> tuple[fl
     for horizon in horizons:
         if not 0 < horizon <= end:
             raise UserError(
-                f"--horizons {horizon:g}: expected times above 0 and up to {end:g}, the last event in the training rows"
+                f"{what} {horizon:g}: expected times above 0 and up to {end:g}, the last event in the training rows"
                 f" (column {name!r})"
             )
     return tuple(sorted(set(map(float, horizons))))

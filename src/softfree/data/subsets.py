@@ -12,6 +12,7 @@ from softfree.data.folds import Folds, strata
 from softfree.data.follow_up import EVENT
 from softfree.data.table import Table
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.targets import single_targets
 
 
 def positions(table: Table, seed: int) -> np.ndarray:
@@ -77,12 +78,18 @@ def _check_classes(part: Table, kept: np.ndarray, fraction: float, fold: str) ->
 
 
 def _present(part: Table) -> dict[str, np.ndarray]:
-    """Return which rows have each class or finding, or the event; nothing for numbers."""
-    task, targets = part.task, part.targets
-    if task.timed:
-        return {"the event": targets[:, EVENT] == 1}
-    names = [] if task.numeric else task.classes
-    return {f"{name!r}": targets == k if task.exclusive else targets[:, k] == 1 for k, name in enumerate(names)}
+    """Return which rows have each class or finding, the event, or of several targets a known number."""
+    present: dict[str, np.ndarray] = {}
+    for target, task, targets in single_targets(part.task, part.targets):
+        of = f" of target {target!r}" if target else ""
+        if task.timed:
+            present[f"the event{of}"] = targets[:, EVENT] == 1
+        elif task.numeric:
+            present |= {f"a known value{of}": ~np.isnan(targets)} if target else {}
+        else:
+            columns = (targets == k if task.exclusive else targets[:, k] == 1 for k in range(len(task.classes)))
+            present |= {f"{name!r}{of}": column for name, column in zip(task.classes, columns, strict=True)}
+    return present
 
 
 def check_fractions(fractions: Sequence[float]) -> list[float]:

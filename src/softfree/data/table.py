@@ -23,7 +23,8 @@ from softfree.data.labels import (
 )
 from softfree.data.splits import split_patients, strata_in_words
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
-from softfree.data.targets import TargetSpec, read_target_columns, read_targets, tidy_targets
+from softfree.data.target_file import TargetSpec, read_targets
+from softfree.data.targets import read_target_columns, tidy_targets
 from softfree.data.variables import check_variables
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task

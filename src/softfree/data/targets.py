@@ -1,116 +1,50 @@
-"""The file of ``--targets``, and the columns of a table that it names."""
+"""Several targets of a table: their columns, and what a run keeps of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from softfree.data.follow_up import read_times
 from softfree.data.labels import read_classes, read_findings, read_numbers, tidy_labels
-from softfree.data.table_file import TableFile, closest
+from softfree.data.table_file import TableFile
+from softfree.data.target_file import TargetSpec, read_targets
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.core.files import read_yaml
-from softfree_runtime.core.targets import NAME, Targets, target_columns
+from softfree_runtime.core.targets import Targets, target_columns
 from softfree_runtime.core.task import Task, TaskKind
-from softfree_runtime.core.validation import mismatch, shown
-from softfree_runtime.sources.identity import plain_text
 
 if TYPE_CHECKING:
     from softfree.data.table import Table
-
-_FIELDS = {"name": str, "kind": str, "column": str, "columns": list[str], "classes": list[str], "positive": str,
-           "weight": float}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TargetSpec:
-    """A target as a file of targets or a run describes it.
-
-    Attributes:
-        name: Its name, also of its folder and the first part of its columns.
-        kind: A key of :data:`READERS`.
-        columns: Columns of the table; several for findings.
-        classes: All classes in their order; empty for those of the column, in their own order.
-        positive: The second class of two; None for the last in order.
-        weight: Of its loss.
-        fixed: Whether ``classes`` are those of a trained model, to which all labels must belong.
-    """
-
-    name: str
-    kind: str
-    columns: tuple[str, ...]
-    classes: tuple[str, ...] = ()
-    positive: str | None = None
-    weight: float = 1.0
-    fixed: bool = False
-
-    @property
-    def labeled(self) -> bool:
-        """Whether its column has the names of classes."""
-        return self.kind in ("classes", "ordinal")
-
-    def options(self) -> dict[str, Any]:
-        """Return the options that say the same about a table with this target alone; see ``LABEL_OPTIONS``."""
-        several = self.kind == "findings"
-        return {
-            "targets": None,
-            "label": self.columns[0],
-            "labels": list(self.columns) if several else None,
-            "task": self.kind if self.kind in ("ordinal", "regression") else None,
-            "classes_in_order": list(self.classes) if self.kind == "ordinal" else None,
-            "positive": self.positive,
-        }
-
-    def to_config(self, task: Task) -> dict[str, Any]:
-        """Return what a run keeps of it, with the task that was read."""
-        return {
-            "name": self.name,
-            "kind": task.kind,
-            "classes": list(task.classes),
-            "columns": list(self.columns),
-            "weight": self.weight,
-        }
-
 
 Reader = Callable[[Path, TableFile, TargetSpec], tuple[Task, np.ndarray]]
 """Reads the rows of a table that have the target: its task, and targets as :class:`Task` says."""
 
 
-def read_targets(path: Path) -> tuple[TargetSpec, ...]:
-    """Read a YAML file with a list of targets.
-
-    Raises:
-        UserError: It cannot be read, or a target lacks a field, has an unknown one, or a value that does not fit.
-    """
-    content = read_yaml(path, "targets")
-    if not isinstance(content, list) or not content or not all(isinstance(entry, dict) for entry in content):
-        raise UserError(f"{path}: expected a list of targets, each '- name: NAME' with kind and column below it")
-    specs = tuple(_checked(path, entry, number) for number, entry in enumerate(content, start=1))
-    taken: set[str] = set()
-    for spec in specs:
-        if spec.name.casefold() in taken:  # also of folders, of which some systems ignore the case
-            raise UserError(f"{path}: two targets are called {spec.name!r}; give each a name of its own")
-        taken.add(spec.name.casefold())
-    return specs
-
-
 def specs_of(config: Mapping[str, Any]) -> tuple[TargetSpec, ...]:
     """Return the targets that the configuration of a run describes; empty for a run of one task."""
-    kinds: dict[TaskKind, str] = {"multilabel": "findings", "ordinal": "ordinal", "regression": "regression"}
-    return tuple(
-        TargetSpec(
-            part["name"],
-            kinds.get(part["kind"], "classes"),
-            tuple(part["columns"]),
-            tuple(part["classes"]),
-            weight=part.get("weight", 1.0),
-            fixed=True,
-        )
-        for part in config["task"].get("targets", ())
+    return tuple(_spec_of(part, config.get("target") or {}) for part in config["task"].get("targets", ()))
+
+
+def _spec_of(part: Mapping[str, Any], settings: Mapping[str, Any]) -> TargetSpec:
+    kinds: dict[TaskKind, str] = {
+        "multilabel": "findings", "ordinal": "ordinal", "regression": "regression", "survival": "survival"
+    }  # fmt: skip
+    spec = TargetSpec(
+        part["name"],
+        kinds.get(part["kind"], "classes"),
+        tuple(part["columns"]),
+        tuple(part["classes"]),
+        weight=part.get("weight", 1.0),
+        fixed=True,
     )
+    if spec.kind != "survival":
+        return spec
+    cuts, horizons = part.get("cuts") or (), settings.get(spec.name, {}).get("horizons", ())
+    return replace(spec, loss="hazard" if cuts else "cox", cuts=tuple(cuts), horizons=tuple(horizons))
 
 
 def task_in_config(task: Task, path: Path | None) -> dict[str, Any]:
@@ -207,8 +141,8 @@ def with_target(table: Table, name: str) -> Table:
     rows = table.take(np.flatnonzero(table.task.known(table.targets)[name]))
     task = dict(table.task.parts)[name]
     own = rows.targets[:, table.task.target_slices()[name]]
-    if task.numeric:
-        return replace(rows, task=task, targets=own[:, 0])
+    if task.numeric or task.timed:
+        return replace(rows, task=task, targets=own[:, 0] if task.numeric else own)
     return replace(rows, task=task, targets=own[:, 0].astype(np.int64) if task.exclusive else own.astype(np.float32))
 
 
@@ -217,63 +151,6 @@ def tables_of(table: Table) -> dict[str, Table]:
     if not isinstance(table.task, Targets):
         return {"": table}
     return {name: with_target(table, name) for name in table.task.classes}
-
-
-def _checked(path: Path, entry: Mapping[str, Any], number: int) -> TargetSpec:
-    name = entry.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        got = f"is {shown(name)}" if "name" in entry else "is missing"
-        raise UserError(f"{path}: the name of target {number} {got}; expected a word of letters, digits, _ and -")
-    what = f"{path}: target {name!r}:"
-    for field, value in entry.items():
-        if field not in _FIELDS:
-            meant = closest(str(field), _FIELDS)
-            hint = f" (did you mean {meant!r}?)" if meant else ""
-            raise UserError(f"{what} unknown field {shown(field)}{hint}; expected {listed(list(_FIELDS), 9)}")
-        if field != "classes" and (expected := mismatch(value, _FIELDS[field])):
-            raise UserError(f"{what} {field} is {shown(value)}; expected {expected}")
-    kind = entry.get("kind")
-    if kind not in READERS:
-        got = "kind is missing" if kind is None else f"unknown kind {shown(kind)}"
-        raise UserError(f"{what} {got}; expected {' or '.join(READERS)}")
-    if entry.get("weight", 1.0) <= 0:
-        raise UserError(f"{what} weight is {entry['weight']}; expected a number above 0")
-    return TargetSpec(
-        name,
-        kind,
-        _columns(what, entry),
-        _classes(what, entry),
-        entry.get("positive"),
-        float(entry.get("weight", 1.0)),
-    )
-
-
-def _columns(what: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the columns of a target: of findings several, else one."""
-    field, other = ("columns", "column") if entry["kind"] == "findings" else ("column", "columns")
-    if other in entry or field not in entry:
-        example = "columns: [one, another]" if field == "columns" else "column: NAME"
-        raise UserError(f"{what} expected '{example}' for kind {entry['kind']}")
-    columns = tuple(entry["columns"]) if field == "columns" else (entry["column"],)
-    if not columns or len(set(columns)) < len(columns):
-        raise UserError(f"{what} columns are {shown(list(columns))}; expected different ones")
-    return columns
-
-
-def _classes(what: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the classes in order; whole numbers may be written without quotes."""
-    kind, classes = entry["kind"], entry.get("classes")
-    if "positive" in entry and kind != "classes":
-        raise UserError(f"{what} positive is for kind classes; leave it out of {kind}")
-    if classes is None:
-        return ()
-    if kind not in ("classes", "ordinal"):
-        raise UserError(f"{what} classes are for the kinds classes and ordinal; leave them out of {kind}")
-    words = all(isinstance(one, str | int) and not isinstance(one, bool) for one in classes) if classes else False
-    names = tuple(plain_text(str(one)) for one in classes) if isinstance(classes, list) and words else ()
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"{what} classes are {shown(classes)}; expected two or more different names, text in quotes")
-    return names
 
 
 def _read_classes(path: Path, table: TableFile, spec: TargetSpec) -> tuple[Task, np.ndarray]:
@@ -316,10 +193,17 @@ def _read_findings(path: Path, table: TableFile, spec: TargetSpec) -> tuple[Task
     return read_findings(path, table, spec.columns, spec.classes or None)
 
 
+def _read_times(path: Path, table: TableFile, spec: TargetSpec) -> tuple[Task, np.ndarray]:
+    time, event = spec.columns
+    task, targets = read_times(path, table, time, event, spec.classes or None)
+    return replace(task, cuts=spec.cuts if spec.fixed else ()), targets  # else chosen when all rows have a split
+
+
 READERS: dict[str, Reader] = {
     "classes": _read_classes,
     "findings": _read_findings,
     "ordinal": _read_classes,
     "regression": _read_numbers,
+    "survival": _read_times,
 }
 """How the columns of each kind are read."""

@@ -12,7 +12,7 @@ from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.data.modalities.registry import preprocessing_to_config
-from softfree.deployment.loss import Loss
+from softfree.deployment.loss import Loss, Losses
 from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text
 from softfree_runtime.core.errors import UserError
@@ -57,11 +57,16 @@ def _answers(part: Run) -> Postprocessing:
     """Collect what turns the outputs of one of several targets into columns."""
     calibration = part.calibration
     return Postprocessing(
-        part.task, calibration.temperature, calibration.thresholds, calibration.sets, calibration.scale
+        part.task,
+        calibration.temperature,
+        calibration.thresholds,
+        calibration.sets,
+        calibration.scale,
+        calibration.survival,
     )
 
 
-def with_loss(about: Metadata, loss: Loss, distance_shift: float | None = None) -> Metadata:
+def with_loss(about: Metadata, loss: Loss | Losses, distance_shift: float | None = None) -> Metadata:
     """Add the loss to the metadata and to the card, which also states the largest relative shift of a distance."""
     card = f"{about.card}\n## Precision\n\n{loss.bits} {loss.describe_shift()}.\n"
     if distance_shift is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.outputs import predicted_label, probabilities
+from softfree_runtime.core.targets import Targets, single_targets
 from softfree_runtime.preprocessing.modalities import Preprocessing
 
 
@@ -90,6 +92,43 @@ class Loss:
         return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
+@dataclass(frozen=True)
+class Losses:
+    """The loss of each of several targets, by name."""
+
+    targets: Mapping[str, Loss]
+
+    @property
+    def bits(self) -> str:
+        """``int8`` or ``fp16``."""
+        return next(iter(self.targets.values())).bits
+
+    def describe_shift(self) -> str:
+        """Describe the shift of the probabilities of each target."""
+        return "; ".join(f"of {name}: {loss.describe_shift()}" for name, loss in self.targets.items())
+
+    def describe(self, margin: float) -> str:
+        """Describe the loss of each target, on lines of their own."""
+        return "\n".join(f"{name}: {loss.describe(margin)}" for name, loss in self.targets.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of each target."""
+        return {name: loss.to_dict() for name, loss in self.targets.items()}
+
+
+def check_bits(run: Run, bits: str) -> None:
+    """Refuse int8 and float16 where their loss cannot be measured.
+
+    Raises:
+        UserError: A target has no AUROC.
+    """
+    for name, part in (run.parts or {"": run}).items():
+        if bits != "fp32" and not part.task.by_class:
+            what = "survival" if part.task.timed else "a regression"
+            target = f"target {name!r}, {what}," if name else what
+            raise UserError(f"{bits} is checked by its loss of AUROC, which {target} does not have; export fp32")
+
+
 def measure_loss(
     run: Run,
     preprocessing: Preprocessing,
@@ -98,11 +137,11 @@ def measure_loss(
     bits: str,
     options: ExportOptions,
     calibrated_on: int = 0,
-) -> Loss:
+) -> Loss | Losses:
     """Compare AUROC and probabilities of two files on the run's test rows.
 
     Args:
-        run: The run.
+        run: The run; of several targets each is compared on the rows in which it is known.
         preprocessing: Preprocessing of both files.
         before: Maps a preprocessed batch of one sample to logits (1, K) of the float32 file.
         after: The same for the other file.
@@ -127,14 +166,41 @@ def measure_loss(
     if not kept:
         raise UserError(f"the run's table has no readable test row to measure the loss of {bits} on")
     patients, targets = table.frame["patient"].to_numpy()[kept], np.asarray(table.targets)[kept]
+    wide, narrow = (np.stack(outputs) for outputs in logits)
+    if not isinstance(run.task, Targets):
+        return _loss(run, (wide, narrow), targets, patients, bits, calibrated_on).check(options)
+    known, columns, losses = run.task.known(targets), run.task.output_slices(), {}
+    for name, part, own in single_targets(run.task, targets):
+        rows = known[name]
+        if not rows.any():
+            raise UserError(f"target {name!r} is known in no readable test row to measure the loss of {bits} on")
+        truth = own[rows].astype(np.int64) if part.exclusive else own[rows]
+        both = (wide[rows][:, columns[name]], narrow[rows][:, columns[name]])
+        losses[name] = _loss(run.parts[name], both, truth, patients[rows], bits, calibrated_on)
+        try:
+            losses[name].check(options)
+        except UserError as error:
+            raise UserError(f"target {name!r}: {error}") from None
+    return Losses(losses)
+
+
+def _loss(
+    run: Run,
+    logits: tuple[np.ndarray, np.ndarray],
+    targets: np.ndarray,
+    patients: np.ndarray,
+    bits: str,
+    calibrated_on: int,
+) -> Loss:
+    """Compare the logits ``(n, K)`` of one target before and after."""
     scale = run.calibration
-    wide, narrow = (probabilities(np.stack(outputs), run.task, scale.temperature) for outputs in logits)
+    wide, narrow = (probabilities(outputs, run.task, scale.temperature) for outputs in logits)
     shifts = np.abs(narrow - wide).max(1)
     labels = ([predicted_label(row, run.task, scale.thresholds) for row in p] for p in (wide, narrow))
     scored = [Scores(run.task, p, targets, patients) for p in (narrow, wide)]
     auroc = compare(*scored, names=(bits, "fp32")).differences["auroc"]
     return Loss(
-        auroc.b, auroc.a, auroc.b - auroc.a, -auroc.high, -auroc.low, auroc.method, len(kept), calibrated_on,
+        auroc.b, auroc.a, auroc.b - auroc.a, -auroc.high, -auroc.low, auroc.method, len(targets), calibrated_on,
         auroc.reason, bits, float(shifts.max()), float(shifts.mean()),
         sum(a != b for a, b in zip(*labels, strict=True)),
-    ).check(options)  # fmt: skip
+    )  # fmt: skip

@@ -15,7 +15,7 @@ import onnx
 
 from softfree.deployment.card import with_loss
 from softfree.deployment.graph import Graph, write_graph
-from softfree.deployment.loss import Loss, measure_loss
+from softfree.deployment.loss import Loss, Losses, measure_loss
 from softfree.deployment.onnx_passes import equalize_ranks, separate_pooling
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import (
@@ -37,7 +37,7 @@ from softfree_runtime.metadata import Metadata
 
 def write_openvino(
     run: Run, graph: Graph, about: Metadata, samples: Sequence[Sample], path: Path, options: ExportOptions
-) -> tuple[Parity, int, Loss | None]:
+) -> tuple[Parity, int, Loss | Losses | None]:
     """Convert a graph, check its logits, and write it.
 
     Args:

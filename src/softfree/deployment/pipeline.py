@@ -21,7 +21,7 @@ from softfree.deployment.graph import (
     make_volume_graph,
     write_graph,
 )
-from softfree.deployment.loss import Loss, measure_loss
+from softfree.deployment.loss import Loss, Losses, check_bits, measure_loss
 from softfree.deployment.onnx_passes import to_float16
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.parity import DISTANCE_TOLERANCE, FLOAT16_TOLERANCE, Parity, check_distances, check_parity
@@ -50,7 +50,7 @@ class Exported:
         size: Sides of its input; None for any.
         parity: Parity with the run, before quantization.
         unreadable: Errors of samples for parity or calibration that could not be read.
-        loss: Loss due to int8 or float16; None for float32.
+        loss: Loss due to int8 or float16, of several targets of each; None for float32.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Exported:
     size: tuple[int, ...] | None
     parity: Parity
     unreadable: list[str]
-    loss: Loss | None = None
+    loss: Loss | Losses | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -160,12 +160,7 @@ def _write_executorch(run: Run, path: Path, options: ExportOptions) -> Exported:
 def _path(run: Run, options: ExportOptions) -> Path:
     suffix = {"onnx": ".onnx", "openvino": ".xml", "executorch": ".pte"}[options.format]
     bits = "_int8" if options.int8 != "none" else "_fp16" if options.precision == "fp16" else ""
-    bits = options.int8 if options.int8 != "none" else options.precision
-    if run.parts and bits != "fp32":
-        raise UserError("int8 and fp16 are checked by the loss of one target; export several targets in fp32")
-    if not run.parts and not run.task.by_class and bits != "fp32":
-        what = "survival" if run.task.timed else "a regression"
-        raise UserError(f"{bits} is checked by its loss of AUROC, which {what} does not have; export fp32")
+    check_bits(run, options.int8 if options.int8 != "none" else options.precision)
     path = options.out or run.folder / f"model{bits}{suffix}"
     if path.suffix.lower() != suffix:
         raise UserError(f"--out {path}: expected a name ending in {suffix}")

@@ -36,7 +36,7 @@ NUMERIC = ("mae", "rmse", "r2")
 """Metrics that are compared for numbers."""
 TIMED = ("c_index", "integrated_brier", "auroc_at", "brier_at")
 """Metrics that are compared for survival; but for the first, only at the same horizons."""
-TITLES = {"auroc": "AUROC", "mae": "mean absolute error", "c_index": "C-index"}
+TITLES = {"auroc": "AUROC", "mae": "mean absolute error", "c_index": "C-index", "score": "mean score of the targets"}
 Thresholds = Mapping[str, float] | None
 Draws = Mapping[str, np.ndarray]
 

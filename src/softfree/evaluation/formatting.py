@@ -48,6 +48,7 @@ NAMES = {
     "auroc_at": "AUROC at",
     "brier_at": "Brier score at",
     "ece": "Calibration error",
+    "score": "Mean score",
 }
 ABSENT = "–"
 

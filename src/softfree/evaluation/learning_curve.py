@@ -68,13 +68,14 @@ class Fitted:
         return Point(patients, value, float(low), float(high))
 
 
-def summarize(patients: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> list[Point]:
+def summarize(patients: np.ndarray, scores: np.ndarray, *, lowest: float = 0.0, highest: float = 1.0) -> list[Point]:
     """Return mean and interval of each size.
 
     Args:
         patients: ``(S,)``.
         scores: ``(D, S)``: of each draw; NaN where it has none.
-        highest: Highest possible score; the lowest is 0.
+        lowest: Lowest possible score.
+        highest: Highest possible score.
     """
     points = []
     for number, column in zip(patients, scores.T, strict=True):
@@ -83,7 +84,7 @@ def summarize(patients: np.ndarray, scores: np.ndarray, *, highest: float = 1.0)
         half = math.nan
         if len(values) > 1:
             half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        low, high = np.clip([mean - half, mean + half], 0, highest)
+        low, high = np.clip([mean - half, mean + half], lowest, highest)
         points.append(Point(float(number), mean, float(low), float(high)))
     return points
 

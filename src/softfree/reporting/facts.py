@@ -147,13 +147,18 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
 def _notes_on_survival(task: Task, survival: Survival, *, is_study: bool) -> list[str]:
     """State what the outputs are, and where survival is predicted."""
     at = ", ".join(f"{horizon:g}" for horizon in survival.horizons)
+    rows = "the held-out samples of all folds" if is_study else "the validation samples"
     if task.cuts:
         cuts = ", ".join(f"{cut:.4g}" for cut in task.cuts)
         model = f"The model gives the hazard of each of {len(task.cuts)} intervals of time, which end at {cuts}."
-        return [model, f"Survival is predicted at {at}; it is not calibrated further."]
-    rows = "the held-out samples of all folds" if is_study else "the validation samples"
+        scale = f"their logits are multiplied by {survival.slope:.3g}, and {survival.level:+.3g} is added"
+        return [model, f"Survival is predicted at {at}, from hazards that are calibrated on {rows}: {scale}."]
     model = "The model gives the logarithm of a hazard ratio, the same at all times (Cox)."
-    return [model, f"Survival is predicted at {at}, with Breslow's baseline hazard of {rows}."]
+    return [
+        model,
+        f"Survival is predicted at {at}, with Breslow's baseline hazard of {rows}; there the logarithm is multiplied by"
+        f" {survival.slope:.3g} first, so that ratios are neither too large nor too small.",
+    ]
 
 
 def _notes_on_numbers(scale: Scale, std: float, *, is_study: bool) -> list[str]:

@@ -21,6 +21,7 @@ from softfree.evaluation.breslow import breslow
 from softfree.evaluation.calibration import choose_thresholds, fit_temperature
 from softfree.evaluation.conformal import fit_half_width, fit_sets
 from softfree.evaluation.scores import Scores
+from softfree.evaluation.survival_calibration import fit_cox_slope, fit_hazards
 from softfree.evaluation.times import Times, time_grid
 from softfree.evaluation.values import Values
 from softfree.inference.forward import infer
@@ -309,7 +310,7 @@ def calibrate(run: Run, validation: pd.DataFrame) -> Run:
     """Fit the temperature, then choose thresholds and conformal sets, on validation rows; store them in the run.
 
     A regression has no temperature to fit, but the scale of its training targets, and the width of its intervals.
-    Survival has horizons, and a Cox model the baseline of these rows.
+    Survival has horizons, slope and level of its outputs, and a Cox model the baseline of these rows.
     """
     if run.task.timed:
         return run.with_calibration(Calibration(survival=fit_survival(run, validation)))
@@ -333,13 +334,14 @@ def _calibrate_numbers(run: Run, validation: pd.DataFrame) -> Run:
 
 
 def fit_survival(run: Run, frame: pd.DataFrame) -> Survival:
-    """Return horizons and, of a Cox model, the baseline of the readable rows of a predictions frame."""
+    """Return horizons, calibration and, of a Cox model, the baseline of the readable rows of a predictions frame."""
     horizons = tuple(run.config["target"]["horizons"])
-    if run.task.cuts:
-        return Survival(horizons)
     frame = frame[frame["status"] == "ok"]
-    log_hazards = frame[logit_columns(run.task)].to_numpy()[:, 0]
-    return breslow(log_hazards, frame[target_columns(run.task)].to_numpy(), horizons)
+    outputs, targets = frame[logit_columns(run.task)].to_numpy(), frame[target_columns(run.task)].to_numpy()
+    if run.task.cuts:
+        slope, level = fit_hazards(outputs, targets, run.task.cuts)
+        return Survival(horizons, slope=slope, level=level)
+    return breslow(outputs[:, 0], targets, horizons, fit_cox_slope(outputs[:, 0], targets))
 
 
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:

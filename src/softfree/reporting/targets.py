@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.table import Table
-from softfree.data.targets import specs_of, tables_of, weights_of
+from softfree.data.targets import specs_of, tables_of, task_in_config, weights_of
 from softfree.evaluation.formatting import interval, name_of, number, write_metrics
 from softfree.evaluation.metrics import Metric, main_metric
 from softfree.evaluation.page import Cell, Grid, Link, Page, Section, write_page
@@ -68,7 +68,7 @@ def evaluate_targets(run: Run, options: EvaluateOptions) -> TargetEvaluations:
     Raises:
         UserError: As of an evaluation of a single target, whose name is given.
     """
-    for name in ("label", "labels"):
+    for name in ("label", "event", "labels"):
         if getattr(options, name) is not None:
             raise UserError(f"--{name}: {run.folder} has several targets in columns of their own; leave it out, or"
                             f" evaluate one of them: {run.directory.target(next(iter(run.parts)))}")  # fmt: skip
@@ -132,7 +132,7 @@ def _configuration(run: Run, part: Table, name: str) -> dict[str, Any]:
     spec = next(spec for spec in specs_of(run.config) if spec.name == name)
     kept = {key: value for key, value in run.config["table"].items() if key in ("unreadable", "partial", "audit")}
     config = run.config | {
-        "task": {"kind": part.task.kind, "classes": list(part.task.classes)},
+        "task": task_in_config(part.task, None),
         "model": run.config["model"] | {"num_classes": len(part.task.outputs)},
         "table": table_facts(part) | kept,
         "options": run.config["options"] | spec.options() | {"out": str(run.directory.target(name))},
@@ -227,7 +227,11 @@ def _overview(run: Run, result: TargetEvaluations, folder: Path, table: str) -> 
     )
 
 
-HEADLINES = {"auroc": ("auroc", "quadratic_kappa", "mae", "balanced_accuracy"), "mae": ("mae", "r2", "bias")}
+HEADLINES = {
+    "auroc": ("auroc", "quadratic_kappa", "mae", "balanced_accuracy"),
+    "mae": ("mae", "r2", "bias"),
+    "c_index": ("c_index", "integrated_brier"),
+}
 """Metrics in the table of all targets, by the main metric of each."""
 
 
@@ -236,7 +240,7 @@ def _cell(name: str, metric: Metric) -> Cell:
 
 
 def _in_words(task: Task) -> str:
-    if task.numeric:
-        return "a number"
+    if not task.by_class:
+        return "a number" if task.numeric else "the time to an event"
     kind = {"multilabel": "findings", "ordinal": "ordered classes"}.get(task.kind, "classes")
     return f"{kind}: {', '.join(task.classes[:6])}" + (" ..." if len(task.classes) > 6 else "")

@@ -18,14 +18,14 @@ from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.subsets import check_fractions, nested_folds, training_rows
 from softfree.data.table import Table
-from softfree.data.targets import refuse_targets
 from softfree.evaluation.learning_curve import fit, summarize
-from softfree.evaluation.metrics import lower_is_better, target_metric
+from softfree.evaluation.metrics import lower_is_better
 from softfree.inference.run import Run
 from softfree.study.learning_curve_report import LearningCurve, write_pages
 from softfree.study.members import member_options, train_members
 from softfree.study.options import AutoOptions, LearningCurveOptions
 from softfree.study.recipe import check_begun, check_recipe, read_whole_table, refuse_other_content
+from softfree.study.scores import StudyMetric, held_out, study_metric, targets_setting
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
@@ -47,7 +47,6 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
     Raises:
         UserError: Anything that the user can fix; finished trainings are kept.
     """
-    refuse_targets(options.targets, "softfree learning-curve")
     fractions = check_fractions(options.fractions)
     check_recipe(options.train, "learning-curve")
     settings = options.out / SETTINGS
@@ -72,7 +71,7 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
             write_folds(StudyDirectory(part_options.out).folds, table, part)
             keys = [MemberKey(draw % len(folds.names) + 1, draw + 1) for draw in range(len(part.numbers))]
             members = train_members(part_options, path, recipes[fraction], keys)
-            metric = target_metric(options.task)
+            metric = study_metric(options)
             rows += [_row(fraction, part, table, key, run, metric) for key, run in members.items()]
         shutil.rmtree(options.out / "cache", ignore_errors=True)
         return _write(options, pd.DataFrame(rows), int((folds.numbers[0] >= 0).sum()))
@@ -86,6 +85,7 @@ def _settings(options: LearningCurveOptions, fractions: list[float], table: Tabl
         "equal_steps": options.equal_steps,
         "seed": options.seed,
         "train": dict(options.train),
+        **targets_setting(options),
     }
 
 
@@ -119,9 +119,8 @@ def _patients(table: Table, part: Folds, draw: int) -> np.ndarray:
     return np.unique(table.frame["patient"].to_numpy()[training_rows(part, draw)])
 
 
-def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run, metric: str) -> dict[str, Any]:
+def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run, metric: StudyMetric) -> dict[str, Any]:
     draw = key.repeat - 1
-    score = run.directory.read_metrics()["metrics"][metric]["value"]
     return {
         "fraction": fraction,
         "fold": part.names[key.fold - 1],
@@ -129,12 +128,12 @@ def _row(fraction: float, part: Folds, table: Table, key: MemberKey, run: Run, m
         "patients": len(_patients(table, part, draw)),
         "samples": int(training_rows(part, draw).sum()),
         "epochs": run.config["options"]["epochs"],
-        metric: math.nan if score is None else score,
+        metric: held_out(run.directory, metric).value,
     }
 
 
-def _write(options: LearningCurveOptions, trainings: pd.DataFrame, held_out: int) -> LearningCurve:
-    metric = target_metric(options.task)
+def _write(options: LearningCurveOptions, trainings: pd.DataFrame, rows: int) -> LearningCurve:
+    metric = study_metric(options)
     lower = lower_is_better(metric)
     with replacing(options.out / "curve.csv") as temporary:
         trainings.to_csv(temporary, index=False)
@@ -145,9 +144,9 @@ def _write(options: LearningCurveOptions, trainings: pd.DataFrame, held_out: int
         trainings,
         patients,
         scores,
-        summarize(patients, scores, highest=math.inf if lower else 1.0),
+        summarize(patients, scores, lowest=-math.inf if metric == "score" else 0.0, highest=math.inf if lower else 1.0),
         fit(patients, scores, seed=options.seed, lower=lower),
-        held_out,
+        rows,
         options.out,
         metric,
     )

@@ -15,11 +15,11 @@ from rich.table import Table
 from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.formatting import name_of, number, strict_json
 from softfree.evaluation.learning_curve import FARTHEST, MIN_SIZES, Fitted, Point
-from softfree.evaluation.metrics import MainMetric
 from softfree.evaluation.page import Drawing, Grid, Page, Section, write_page
 from softfree.evaluation.plots.sizes import scores_by_size
 from softfree.reporting.terminal import console
 from softfree.study.options import LearningCurveOptions
+from softfree.study.scores import StudyMetric
 from softfree_runtime.core.files import replacing
 
 
@@ -35,7 +35,7 @@ class LearningCurve:
         fitted: The power law; None with fewer than four sizes.
         held_out: Number of held-out samples that each size was evaluated on.
         folder: With ``curve.csv``, ``curve.png`` and ``report.html``.
-        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``.
+        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``, of several targets ``score``.
     """
 
     trainings: pd.DataFrame
@@ -45,7 +45,7 @@ class LearningCurve:
     fitted: Fitted | None
     held_out: int
     folder: Path
-    metric: MainMetric = "auroc"
+    metric: StudyMetric = "auroc"
 
     def predicted(self) -> list[Point]:
         """Predict the score for twice and four times the patients."""

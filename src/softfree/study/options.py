@@ -26,8 +26,8 @@ class StudyTableOptions:
         variables: Columns with clinical variables that the model takes beside the images, e.g. '[age, sex]': numbers,
             or categories; an empty cell is unknown.
         categorical: Those of them whose numbers are categories, e.g. '[scanner]'.
-        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal or
-            regression), column or columns, and weight; instead of the options above.
+        targets: YAML file of several targets of one model, each with name, kind (classes, findings, ordinal, regression
+            or survival), its columns, and weight; instead of the options above.
         image_root: Folder that relative paths start from and that must contain all files; default: the table's folder.
         num_workers: Number of processes that read images.
         progress: Show progress bars.

@@ -33,6 +33,7 @@ from softfree.study.members import pretrain_options
 from softfree.study.options import AutoOptions
 from softfree.study.plan_file import Choice, StudyPlan, busy_in_words, in_words, parse_duration
 from softfree.study.timing import busy_cores, has_fast_bf16, time_pretraining, time_training
+from softfree.training.follow_up import with_planned_intervals
 from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.cases import CASE
@@ -85,6 +86,7 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
     audited = audit_in_words(table, folds, num_workers=options.num_workers, progress=options.progress)
     if table.task.timed:
         choices |= _time_choices(used, options)
+    used = with_planned_intervals(used, TrainOptions(table=path, targets=options.targets))
     choices |= {name: Choice(value, "Set by --train.") for name, value in options.train.items()}
     if "cuts" in choices:
         used = replace(used, task=replace(used.task, cuts=tuple(choices["cuts"].value)))

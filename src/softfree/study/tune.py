@@ -21,13 +21,13 @@ from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, write_folds
 from softfree.data.labels import label_options
 from softfree.data.table import Table, read_table
-from softfree.data.targets import refuse_targets
 from softfree.evaluation.comparison import TITLES
-from softfree.evaluation.metrics import lower_is_better, target_metric
+from softfree.evaluation.metrics import lower_is_better
 from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import TuneOptions
 from softfree.study.plan import parse_duration
 from softfree.study.recipe import check_begun, check_recipe, refuse_other_content
+from softfree.study.scores import held_out, study_metric, targets_setting
 from softfree.study.space import check_space, default_space, defaults_within, ends, suggest
 from softfree.study.tune_report import TuningResult, options_in_words, result_of, write_result
 from softfree.training.callbacks import epoch_score
@@ -49,7 +49,8 @@ MAX_FAILURES = 3  # if no trial has succeeded
 def tune(path: Path, options: TuneOptions) -> TuningResult:
     """Search for options of ``softfree train`` by their score on validation rows; test rows are never looked at.
 
-    The score is the AUROC, of a regression the mean absolute error, of survival the C-index.
+    The score is the AUROC, of a regression the mean absolute error, of survival the C-index, of several targets the
+    mean of their scores, by which training compares its epochs.
 
     A search that was interrupted goes on where it was.
 
@@ -61,7 +62,6 @@ def tune(path: Path, options: TuneOptions) -> TuningResult:
         UserError: Anything that the user can fix; finished trials are kept.
         ModuleNotFoundError: Optuna is not installed.
     """
-    refuse_targets(options.targets, "softfree tune")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -76,6 +76,7 @@ def tune(path: Path, options: TuneOptions) -> TuningResult:
         "seed": options.seed,
         "train": dict(options.train),
         "space": space,
+        **targets_setting(options),
     }
     with folder_lock(options.out, "searching for options"):
         check_begun(options.out / SETTINGS, settings)
@@ -107,7 +108,7 @@ def _check(path: Path, options: TuneOptions) -> dict[str, Any]:
         name = "trials" if options.trials < 1 else "folds"
         raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
     check_recipe(options.train, "tune")
-    base = {"table": path, **options.train}
+    base = {"table": path, **label_options(options), **options.train}
     searched = dict(options.space) or default_space(TrainOptions(**base))
     space = {name: values for name, values in searched.items() if options.space or name not in options.train}
     check_space(space)
@@ -154,7 +155,7 @@ def _open(options: TuneOptions, settings: Mapping[str, Any]) -> Study:
         study = optuna.create_study(
             storage=options.storage or local,
             study_name=f"softfree {key}",
-            direction="minimize" if lower_is_better(target_metric(options.task)) else "maximize",
+            direction="minimize" if lower_is_better(study_metric(options)) else "maximize",
             load_if_exists=True,
         )
     except Exception as error:  # of any database
@@ -221,8 +222,7 @@ def _run_trial(
     trial.set_user_attr("folder", folder.name)
     study.tell(trial, score)
     console.print(
-        f"{TITLES[target_metric(options.task)]} {score:.3f}; best {study.best_value:.3f}, of trial"
-        f" {study.best_trial.number}",
+        f"{TITLES[study_metric(options)]} {score:.3f}; best {study.best_value:.3f}, of trial {study.best_trial.number}",
         highlight=False,
     )
     _keep_best(study, folder)
@@ -234,10 +234,10 @@ def _score(
 ) -> tuple[float, float, float]:
     """Train on each fold, and return the mean score; of a single one with its interval."""
     scores: list[float] = []
-    metric = target_metric(options.task)
+    metric = study_metric(options)
     low = high = math.nan
-    held_out = folds if options.folds > 1 else 1
-    for fold in range(1, held_out + 1):
+    count = folds if options.folds > 1 else 1
+    for fold in range(1, count + 1):
         run = RunDirectory(folder / f"fold{fold}")
         if not run.is_finished():
             callbacks = [_ReportScore(trial, scores)]
@@ -245,12 +245,12 @@ def _score(
                 train(_train_options(chosen, path, options, fold, run.root), callbacks=callbacks)
             else:
                 resume(run.root, path, options.image_root, callbacks=callbacks)
-        score = run.read_metrics()["metrics"][metric]
-        if score["value"] is None:
-            raise UserError(f"the validation {TITLES[metric]} is undefined: {score['reason']}")
-        scores.append(score["value"])
-        if held_out == 1 and score["low"] is not None:
-            low, high = score["low"], score["high"]
+        found = held_out(run, metric)
+        if math.isnan(found.value):
+            raise UserError(f"the validation {TITLES[metric]} is undefined: {found.reason}")
+        scores.append(found.value)
+        if count == 1:
+            low, high = found.low, found.high
     return float(np.mean(scores)), low, high
 
 

@@ -16,11 +16,12 @@ from rich.table import Table
 
 from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.formatting import name_of, number, strict_json
-from softfree.evaluation.metrics import MainMetric, lower_is_better, target_metric
+from softfree.evaluation.metrics import lower_is_better
 from softfree.evaluation.page import Cell, Drawing, Grid, Page, Section, write_page
 from softfree.evaluation.plots.trials import scores_by_option, scores_by_trial
 from softfree.reporting.terminal import console
 from softfree.study.options import TuneOptions
+from softfree.study.scores import StudyMetric, study_metric
 from softfree_runtime.core.files import replacing, write_atomically
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class TuningResult:
         trials: One row per trial, in order: number, state, the metric, seconds, reason, and its options.
         options: Names of the options that were searched.
         folder: With ``best.yaml``, ``trials.csv`` and ``report.html``.
-        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``.
+        metric: ``auroc``, of a regression ``mae``, of survival ``c_index``, of several targets ``score``.
     """
 
     best: dict[str, Any] | None
@@ -55,7 +56,7 @@ class TuningResult:
     trials: pd.DataFrame
     options: tuple[str, ...]
     folder: Path
-    metric: MainMetric = "auroc"
+    metric: StudyMetric = "auroc"
 
     @property
     def file(self) -> Path:
@@ -72,7 +73,7 @@ class TuningResult:
 def result_of(study: Study, options: TuneOptions) -> TuningResult:
     """Gather the trials that have ended."""
     rows: list[dict[str, Any]] = []
-    metric = target_metric(options.task)
+    metric = study_metric(options)
     names: dict[str, None] = {}
     repeated = {trial.user_attrs.get("again") for trial in study.trials}
     for trial in study.trials:

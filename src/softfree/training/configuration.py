@@ -23,7 +23,12 @@ from softfree.data.variables import scales
 from softfree.inference.run_directory import RunDirectory, check_fold, known_split
 from softfree.models.registry import supported_arguments
 from softfree.reporting.facts import table_facts
-from softfree.training.follow_up import check_survival_options, horizons_of, with_intervals
+from softfree.training.follow_up import (
+    check_survival_options,
+    check_survival_targets,
+    time_settings,
+    with_intervals,
+)
 from softfree.training.modality import (
     refuse_batches,
     refuse_for_cases,
@@ -85,11 +90,17 @@ def _check_target(options: TrainOptions) -> None:
     """Refuse options that a target of the kind of ``--task`` does not have."""
     if options.targets is not None:
         refuse_with_targets(vars(options))
-        for name in ("mixup", "cutmix", "teacher", "cuts", "horizons"):
+        for name in ("mixup", "cutmix", "teacher"):
             if getattr(options, name):
                 raise UserError(f"--{name} is for a run of one target; leave it out with --targets")
-        if options.loss in get_args(SurvivalLossName):
-            raise UserError(f"--loss {options.loss} is for --task survival; leave it out with --targets")
+        for name in ("cuts", "horizons", "loss"):
+            value = getattr(options, name)
+            if value if name != "loss" else value in get_args(SurvivalLossName):
+                raise UserError(
+                    f"--{name} {value} is for a run of one target; with --targets write '{name}: {value}' below the"
+                    f" target, in {options.targets}"
+                )
+        check_survival_targets(options)
         return
     kind = "survival" if options.loss in get_args(SurvivalLossName) else "regression"
     if options.loss is not None and options.task != kind:
@@ -147,7 +158,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
                 f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
     refuse_unknown(table, ("train", "val"), options.table)
-    return with_intervals(table, options) if table.task.timed else table
+    return with_intervals(table, options)
 
 
 def refuse_folder(out: Path) -> None:
@@ -185,6 +196,7 @@ def configuration(
         training = table.where("train").sources or table.sources  # a plan has no splits yet
         model["case"] = model["case"] | {"variables": scales(preprocessing.clinical_variables, training)}
     model = supported_arguments(model)
+    times = time_settings(table, options)
     return {
         "notice": notice,
         "command": shlex.join(["softfree", *sys.argv[1:]]),
@@ -195,7 +207,7 @@ def configuration(
         "table": table_facts(table),
         "options": values,
         "versions": versions(),
-    } | ({"target": {"horizons": horizons_of(table, options)}} if table.task.timed else {})
+    } | ({"target": times} if times else {})
 
 
 def absolute_paths(options: TrainOptions) -> dict[str, Any]:

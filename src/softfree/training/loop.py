@@ -207,7 +207,7 @@ def _train(
         if task.numeric
     }
     if standards:
-        config["target"] = standards.get("", standards)
+        config["target"] = standards.get("", config.get("target", {}) | standards)
     directory.write_config(config)
     if not directory.cost.is_file():  # else training was complete, and only results were missing
         directory.write_cost(describe_cost(model, samples.shape(), usage))

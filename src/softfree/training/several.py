@@ -70,7 +70,7 @@ class TargetObjective(nn.Module):
             own = own[:, 0].long()
         elif self.task.numeric:
             own = own[:, 0]
-        else:
+        elif not self.task.timed:  # times are compared: they stay exact
             own = own.float()
         return outputs[rows][:, self.outputs], own
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from softfree.evaluation.kaplan_meier import survival_at
 from softfree.evaluation.survival_metrics import c_index
+from softfree.inference.run import Run
 from softfree_lab.cli import main
 from softfree_lab.studies.options import SurvivalStudyOptions
 from softfree_lab.studies.survival import CENSORED, END, SCALE, write_images
@@ -54,6 +57,16 @@ def test_the_study_compares_with_the_true_hazard(tmp_path: Path, capsys: pytest.
     assert row["difference"] == pytest.approx(row["c_index"] - row["true"], abs=1e-6)
     assert row["n"] == 40
     assert 0 < row["true_brier"] < 0.3
+    run = Run.load(tmp_path / "work" / "present_seed0" / "hazard")
+    survival, frame = run.calibration.survival, run.directory.read_predictions().query("split == 'test'")
+    assert survival is not None
+    assert (row["slope"], row["level"]) == pytest.approx((survival.slope, survival.level), rel=1e-5)
+    raw = replace(survival, slope=1.0, level=0.0)
+    logits = frame[[f"logit_{name}" for name in run.task.outputs]].to_numpy()
+    observed = survival_at(frame[["target_time", "target_event"]].to_numpy(), np.asarray(survival.horizons))
+    for one, name in ((survival, "off"), (raw, "off_uncalibrated")):
+        mean = one.probabilities(logits, run.task, np.asarray(survival.horizons)).mean(axis=0)
+        assert row[name] == pytest.approx(max(mean - observed, key=abs), rel=1e-4)
     assert "| present | hazard | 0 |" in (tmp_path / "s.md").read_text()
     assert main(["study", "survival", "--hazard-ratio", "1", *out]) == 2
     assert "expected a number above 1" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Risk and survival from outputs, against plain formulas."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,26 @@ def test_a_cox_model_multiplies_its_baseline() -> None:
     np.testing.assert_allclose(BASELINE.risks(np.array([[0.5], [1.5]]), COX), [0, 1])
 
 
-@pytest.mark.parametrize(("task", "survival"), [(HAZARDS, Survival((5.0, 50.0))), (COX, BASELINE)])
+def test_outputs_are_calibrated_first() -> None:
+    logits, at = np.array([[-1.0, 0.0, 2.0]]), np.array([5.0, 50])
+    calibrated = Survival((5.0, 50.0), slope=0.5, level=-0.25)
+    plain = Survival((5.0, 50.0))
+    by_hand = logits / 2 - 0.25
+    np.testing.assert_allclose(
+        calibrated.probabilities(logits, HAZARDS, at), plain.probabilities(by_hand, HAZARDS, at), rtol=1e-12
+    )
+    np.testing.assert_allclose(calibrated.risks(logits, HAZARDS), plain.risks(by_hand, HAZARDS), rtol=1e-12)
+    cox = replace(BASELINE, slope=0.5)
+    found = cox.probabilities(np.array([[0.5], [2.5]]), COX, np.array([4.0]))
+    np.testing.assert_allclose(found[:, 0], np.exp([-0.1, -0.1 * np.e]))
+    np.testing.assert_allclose(cox.risks(np.array([[0.5], [2.5]]), COX), [0, 1])
+    described = {"horizons": [5.0, 50.0], "slope": 0.5, "level": -0.25}
+    assert check_survival(Path("c.json"), described, HAZARDS, "copy it") == calibrated
+
+
+@pytest.mark.parametrize(
+    ("task", "survival"), [(HAZARDS, Survival((5.0, 50.0), slope=0.7, level=0.2)), (COX, BASELINE)]
+)
 def test_columns_equal_those_of_predict(task: Task, survival: Survival) -> None:
     logits = np.random.default_rng(1).normal(0, 2, (8, len(task.outputs)))
     logits[3] = np.nan
@@ -78,6 +98,7 @@ def test_columns_equal_those_of_predict(task: Task, survival: Survival) -> None:
         {"horizons": [1.0], "times": [1.0, 2.0], "hazards": [0.3, 0.2]},
         {"horizons": "soon"},
         {"horizon": [1.0]},
+        {"horizons": [1.0], "times": [1.0], "hazards": [0.1], "slope": 0.0},
     ],
 )
 def test_a_damaged_baseline_is_refused(content: dict) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,19 @@ from scipy import ndimage
 from softfree.core.environment import describe_machine
 from softfree.core.options import TrainOptions
 from softfree.core.progress import tracked
+from softfree.evaluation.breslow import breslow
 from softfree.evaluation.comparison import Difference, compare
+from softfree.evaluation.kaplan_meier import survival_at
+from softfree.evaluation.metrics import measure
 from softfree.evaluation.times import Times
 from softfree.inference.run import Run
-from softfree.reporting.scoring import times_in
+from softfree.inference.run_directory import Calibration
+from softfree.reporting.scoring import logit_columns, target_columns, times_in
 from softfree.training.loop import train
 from softfree_lab.records import markdown_table, write_record
 from softfree_lab.studies.options import SurvivalStudyOptions
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.survival import Survival
 
 NOTICE = "These images are computed, not taken of patients."
 RADII = 0.05, 0.22  # of the smallest and largest mark, relative to the side of the image
@@ -45,7 +50,9 @@ class SurvivalStudy:
 
     Attributes:
         rows: One row per finding, loss and seed: C-index of the model and of the true hazard on the test images, and
-            their difference with its paired 95 % interval.
+            their difference with its paired 95 % interval; integrated Brier scores with and without the slope and level
+            that were fitted on the validation images; and by how much the mean predicted survival is off the
+            Kaplan-Meier curve at the horizon where it is farthest.
     """
 
     rows: pd.DataFrame
@@ -64,13 +71,16 @@ class SurvivalStudy:
                 f"{row['c_index']:.3f}",
                 f"{row['true']:.3f}",
                 f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})",
-                f"{row['brier']:.3f} ({row['true_brier']:.3f})",
+                f"{row['brier_uncalibrated']:.3f}, {row['brier']:.3f} ({row['true_brier']:.3f})",
+                f"{row['off_uncalibrated']:+.3f}, {row['off']:+.3f}",
+                f"{row['slope']:.2f}, {row['level']:+.2f}",
                 f"{row['events']} of {row['n']}",
             )
             for row in self.to_dict()
         ]
         columns = ("finding", "loss", "seed", "C-index", "of the true hazard", "difference (95 % interval)")
-        return markdown_table((*columns, "integrated Brier (true)", "events in test"), lines)
+        brier, off = "integrated Brier before, after calibration (true)", "mean survival off by, before, after"
+        return markdown_table((*columns, brier, off, "slope, level", "events in test"), lines)
 
 
 def study_survival(options: SurvivalStudyOptions) -> SurvivalStudy:
@@ -165,8 +175,11 @@ def _draw(rng: np.random.Generator, side: int, radius: float) -> Image.Image:
 def _against_truth(run: Run, table: Path) -> dict[str, Any]:
     """Compare the stored predictions of a run's test rows with the true hazard."""
     frame = run.directory.read_predictions()
-    model = times_in(frame[frame["split"] == "test"], run)
-    truth = pd.read_csv(table)["log_hazard"].to_numpy()[frame.loc[frame["split"] == "test", "row"]]
+    test = frame[frame["split"] == "test"]
+    model, fitted = times_in(test, run), run.calibration.survival
+    assert fitted is not None
+    uncalibrated = times_in(test, replace(run, calibration=Calibration(survival=_uncalibrated(run, frame))))
+    truth = pd.read_csv(table)["log_hazard"].to_numpy()[test["row"]]
     rates = np.exp(truth)[:, None] / SCALE
     survival = [np.exp(-rates * np.asarray(times)) for times in (model.horizons, model.grid)]
     best = Times(model.task, truth, model.targets, model.patients, model.horizons, *survival)
@@ -178,8 +191,31 @@ def _against_truth(run: Run, table: Path) -> dict[str, Any]:
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
+        "brier_uncalibrated": measure(uncalibrated, None)["integrated_brier"].value,
         "brier": found["integrated_brier"].a,
         "true_brier": found["integrated_brier"].b,
+        "off_uncalibrated": _off(uncalibrated),
+        "off": _off(model),
+        "slope": fitted.slope,
+        "level": fitted.level,
         "n": len(model),
         "events": int(model.events.sum()),
     }
+
+
+def _uncalibrated(run: Run, frame: pd.DataFrame) -> Survival:
+    """Return what turns outputs into survival without slope and level; of Cox, with the baseline for a slope of 1."""
+    survival = run.calibration.survival
+    assert survival is not None
+    if run.task.cuts:
+        return replace(survival, slope=1.0, level=0.0)
+    held = frame[(frame["split"] == "val") & (frame["status"] == "ok")]
+    outputs, targets = (held[columns(run.task)].to_numpy() for columns in (logit_columns, target_columns))
+    return breslow(outputs[:, 0], targets, survival.horizons)
+
+
+def _off(times: Times) -> float:
+    """Return the mean predicted survival minus the Kaplan-Meier estimate, at the horizon where that is largest."""
+    assert times.survival is not None
+    differences = times.survival.mean(axis=0) - survival_at(times.targets, np.asarray(times.horizons))
+    return float(differences[np.abs(differences).argmax()])

@@ -8,6 +8,8 @@ Analysis 27, 2021).
 
 A Cox model has one output, the logarithm of the hazard relative to a baseline (Cox, J. R. Statist. Soc. B 34, 1972),
 which is Breslow's estimate on samples that it was not trained on.
+
+Outputs are calibrated first, on such samples: they are multiplied by a slope, and hazards get a level.
 """
 
 from __future__ import annotations
@@ -37,12 +39,20 @@ class Survival:
         hazards: The cumulative baseline hazard from these times on, at the center.
         center: Of a Cox model: mean output on the samples that the baseline was estimated on, from which the risk is
             counted.
+        slope: Outputs, counted from the center, are multiplied by it; above 0.
+        level: Of hazards: added to their logits after that; 0 of a Cox model, whose baseline has the level.
     """
 
     horizons: tuple[float, ...]
     times: tuple[float, ...] = ()
     hazards: tuple[float, ...] = ()
     center: float = 0.0
+    slope: float = 1.0
+    level: float = 0.0
+
+    def calibrated(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the calibrated outputs, float64, of any shape: logits of hazards, or logarithms of hazard ratios."""
+        return self.slope * (np.asarray(outputs, dtype=np.float64) - self.center) + self.level
 
     def risks(self, outputs: np.ndarray, task: Task) -> np.ndarray:
         """Return the risks ``(n,)`` of outputs ``(n, J)`` or ``(n, 1)``; higher means an earlier event.
@@ -51,17 +61,17 @@ class Survival:
         minus the restricted mean survival time divided by the last cut. Of a Cox model, the logarithm of the hazard
         relative to that of a sample at the center.
         """
-        outputs = np.asarray(outputs, dtype=np.float64)
-        return lost_share(outputs, np.array(task.cuts)) if task.cuts else outputs[:, 0] - self.center
+        outputs = self.calibrated(outputs)
+        return lost_share(outputs, np.array(task.cuts)) if task.cuts else outputs[:, 0]
 
     def probabilities(self, outputs: np.ndarray, task: Task, times: np.ndarray) -> np.ndarray:
         """Return the probability ``(n, T)`` to be free of the event at times ``(T,)``; NaN after :meth:`end`."""
         times = np.asarray(times, dtype=np.float64)
-        outputs = np.asarray(outputs, dtype=np.float64)
+        outputs = self.calibrated(outputs)
         if task.cuts:
             hazards = _interpolated(_cumulative(outputs), np.array(task.cuts), times)
         else:
-            ratios = np.exp(np.minimum(outputs[:, :1] - self.center, _LARGEST))
+            ratios = np.exp(np.minimum(outputs[:, :1], _LARGEST))
             hazards = ratios * baseline_at(np.array(self.times), np.array(self.hazards), times)
         return np.where(times > self.end(task), np.nan, np.exp(-hazards))
 
@@ -131,15 +141,16 @@ def check_survival(path: Path, content: Any, task: Task | None, fix: str) -> Sur
         return None
     fields = check_fields(path, "survival", content, Survival, fix=fix)
     horizons, times, hazards = (tuple(map(float, fields.get(n, ()))) for n in ("horizons", "times", "hazards"))
-    found = Survival(horizons, times, hazards, float(fields.get("center", 0.0)))
+    numbers = {name: float(fields[name]) for name in ("center", "slope", "level") if name in fields}
+    found = Survival(horizons, times, hazards, **numbers)
     is_cox = task is not None and task.timed and not task.cuts
     good = all(0 < low < high < math.inf for low, high in pairwise([1e-300, *found.horizons]))
     good &= len(found.times) == len(found.hazards) and (bool(found.times) or not is_cox)
     rising = (pairwise((0.0, *values)) for values in (found.times, found.hazards))
     good &= all(low <= high < math.inf for pairs in rising for low, high in pairs)
-    if not good or not math.isfinite(found.center):
+    if not good or found.slope <= 0:
         raise UserError(
-            f"{path}: survival is {shown(content)}; expected increasing horizons above 0, and of a Cox model a baseline"
-            f" that does not fall; {fix}"
+            f"{path}: survival is {shown(content)}; expected increasing horizons above 0, a slope above 0, and of a Cox"
+            f" model a baseline that does not fall; {fix}"
         )
     return found

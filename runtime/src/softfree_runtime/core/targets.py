@@ -32,7 +32,7 @@ class Targets(Task):
 
     It has no kind of its own: code for one task that asks for it gets an error that names the folders of the targets.
     The known and unknown targets of samples are float64 ``(n, columns)``, NaN where unknown: for each target in turn
-    what :class:`Task` says, a column for each finding, else one.
+    what :class:`Task` says: a column for each finding, one for the time and one for the event of survival, else one.
 
     Attributes:
         parts: The targets; ``classes`` has their names.
@@ -95,12 +95,15 @@ class Targets(Task):
 
 
 def target_columns(task: Task) -> int:
-    """Return the number of columns that a sample's target takes: one for each finding; a class or a number is one."""
-    return len(task.classes) if task.kind == "multilabel" else 1
+    """Return the number of columns that a sample's target takes.
+
+    One for each finding, two for time and event of survival; a class or a number is one.
+    """
+    return len(task.classes) if task.kind == "multilabel" else 2 if task.timed else 1
 
 
 def single_targets(task: Task, targets: np.ndarray) -> Iterator[tuple[str, Task, np.ndarray]]:
-    """Yield name, task and targets ``(n,)`` or ``(n, K)`` of each target; NaN where unknown.
+    """Yield name, task and targets ``(n,)``, ``(n, K)`` or ``(n, 2)`` of each target; NaN where unknown.
 
     A single task has one without a name.
     """
