@@ -154,10 +154,12 @@ def test_the_design_of_the_regression_is_that_of_scikit_learn() -> None:
     np.testing.assert_array_equal(design(variables, values), expected)
 
 
-def test_bags_take_no_variables(table: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("image", "case"), ("volume", "case"), ("bag", "bag"), ("slide", "slide")]
+)
+def test_the_modality_of_samples_with_variables(table: Callable[..., Path], kind: str, expected: str) -> None:
     read = read_table(table(age=[1, 2, 3, 4]), variables=["age"], **ALL_TEST)
-    with pytest.raises(UserError, match="--variables work beside images and volumes"):
-        training_modality(read, MODALITIES["bag"], ["age"])
+    assert training_modality(read, MODALITIES[kind], ["age"]).name == expected
 
 
 def test_the_model_learns_from_variables(run: Run) -> None:
