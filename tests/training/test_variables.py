@@ -26,6 +26,7 @@ from softfree.data.variables import describe_variables, design, scales
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.inference.run import Run
+from softfree.reporting.documents.facts import Facts
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.api import explain
@@ -179,6 +180,8 @@ def test_the_model_learns_from_variables(run: Run) -> None:
     assert "Regression on the clinical variables alone" in page
     assert "This model without the clinical variables" in page
     assert "Clinical variables beside the images: age, sex, scanner." in page
+    predictors = "The cases of several images, and beside them the variables age, sex and scanner."
+    assert Facts(run).predictors() == [predictors]
 
 
 def test_augmentation_hides_variables(run: Run) -> None:
