@@ -138,6 +138,22 @@ def test_other_distances_are_refused(run: Run, exported: Exported) -> None:
             check_distances(run, images, steps, lambda pixels, by=by: model.distances(pixels) * by, 1e-4)  # type: ignore[misc]
 
 
+def test_rounding_of_distances_far_below_the_limit(run: Run, exported: Exported) -> None:
+    model = Model(exported.path)
+    images = [Sample(read_image(next(Path(run.config["options"]["table"]).parent.glob("*.png"))))]
+    near = [replace(distribution, whitening=distribution.whitening * 1e-3) for distribution in run.distributions]
+    of_run = SimpleNamespace(model=run.model, distributions=near, preprocessing=run.preprocessing)
+
+    def shifted(by: float) -> float:
+        return check_distances(
+            of_run, images, model.metadata.preprocessing, lambda pixels: model.distances(pixels) * 1e-3 + by, 1e-3
+        )  # type: ignore[arg-type]
+
+    assert 4e-4 < shifted(5e-5) < 6e-4
+    with pytest.raises(UserError, match="differs from the run's"):
+        shifted(2e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

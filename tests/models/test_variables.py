@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from softfree.models.registry import create_case_model
+from softfree.models.bag import BagTransformer, collate_bags
+from softfree.models.registry import build_model, create_case_model, create_slide_model
 from softfree.models.variables import VariableEmbedding
 from softfree_runtime.core.errors import UserError
 
@@ -74,3 +75,76 @@ def test_cases_with_variables() -> None:
     decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1} - model.no_weight_decay()
     assert "variable_embed.embeddings.0.weight" in decayed
     assert "variable_embed.embeddings.1.weight" not in decayed
+
+
+def test_bags_with_variables() -> None:
+    torch.manual_seed(0)
+    options = {"in_features": 5, "num_classes": 2, "embed_dim": 24, "depth": 1, "num_heads": 3, "views": 1}
+    model = BagTransformer(variables=VARIABLES, **options).eval()
+    plain = BagTransformer(**options).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    tiles, place = torch.randn(6, 5), torch.rand(6, 5)
+    place[:, 0] = 1.0
+
+    def bag(age: float, sex: float) -> torch.Tensor:
+        return torch.cat([tiles, torch.tensor([age, sex]).expand(6, 2), place], dim=1)
+
+    with torch.no_grad():
+        unknown, known = model(bag(NAN, NAN)[None]), model(bag(80.0, 1.0)[None])
+        torch.testing.assert_close(unknown, plain(torch.cat([tiles, place], dim=1)[None]))
+        assert (known - unknown).abs().max() > 1e-3
+        both = model(collate_bags([bag(80.0, 1.0)[:4], bag(NAN, NAN), bag(40.0, 2.0)]))
+        torch.testing.assert_close(both[:1], model(bag(80.0, 1.0)[None, :4]))
+        torch.testing.assert_close(both[1:2], unknown)
+        padded = torch.cat([torch.full((2, 12), NAN), bag(80.0, 1.0)])  # in front of the tiles
+        torch.testing.assert_close(model(padded[None]), known)
+    with pytest.raises(
+        UserError, match=r"expected \(batch, tiles, 12\), 5 features, 2 clinical variables, view and time"
+    ):
+        model(torch.zeros(1, 2, 10))
+    decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1} - model.no_weight_decay()
+    assert "patch_embed.variable_embed.embeddings.0.weight" in decayed
+    assert "patch_embed.variable_embed.embeddings.1.weight" not in decayed
+
+
+def test_many_tiles_are_embedded_in_chunks_with_one_code() -> None:
+    embed = BagTransformer(5000, 2, 24, 1, 3, variables=VARIABLES).patch_embed
+    tiles = torch.cat([torch.randn(600, 5000), torch.tensor([70.0, 1.0]).expand(600, 2), torch.rand(600, 3)], dim=1)
+    expected = embed(tiles[None])
+    with torch.no_grad():
+        torch.testing.assert_close(embed(tiles[None]), expected)
+
+
+def slide_model(**options: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = {"name": "seqnorm_vit_nano_patch8", "img_size": 16, "num_classes": 2, "depth": 1, **options}
+    return build_model({"model": model | {"slide": {"variables": VARIABLES}}}).eval()
+
+
+def slide(pixels: torch.Tensor, *values: float) -> torch.Tensor:
+    """Pixels (3, H, W) with a channel that begins with values."""
+    channel = torch.zeros(1, *pixels.shape[1:], dtype=pixels.dtype)
+    channel.view(-1)[: len(values)] = torch.tensor(values, dtype=pixels.dtype)
+    return torch.cat([pixels, channel])
+
+
+@pytest.mark.parametrize("pool", ["mean_topk", "token"])
+def test_slides_with_variables(pool: str) -> None:
+    model = slide_model(pool=pool)
+    plain = build_model({"model": {"name": "seqnorm_vit_nano_patch8", "img_size": 16, "num_classes": 2, "depth": 1,
+                                   "pool": pool}}).eval()  # fmt: skip
+    plain.load_state_dict(model.state_dict(), strict=False)
+    pixels = torch.randn(3, 40, 24)
+    with torch.no_grad():
+        unknown = model(slide(pixels, NAN, NAN)[None])
+        torch.testing.assert_close(unknown, plain(pixels[None]))
+        assert (model(slide(pixels, 80.0, 1.0)[None]) - unknown).abs().max() > 1e-3
+        narrow = pixels[:, :, :1]
+        torch.testing.assert_close(model(slide(narrow, NAN, NAN)[None]), plain(narrow[None]))
+    with pytest.raises(UserError, match=r"expected \(batch, 4, height, width\), the last channel with 2 clinical"):
+        model(pixels[None])
+    decayed = {name for name, parameter in model.named_parameters() if parameter.ndim > 1} - model.no_weight_decay()
+    assert "variable_embed.embeddings.0.weight" in decayed
+    assert "variable_embed.embeddings.1.weight" not in decayed
+    with pytest.raises(UserError, match="'seqnorm_bag_nano' for slides with clinical variables"):
+        create_slide_model("seqnorm_bag_nano", {"variables": VARIABLES})

@@ -58,6 +58,17 @@ def test_bags_of_cases(gradients_of: GradientsOf) -> None:
         torch.testing.assert_close(found[name], grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
+def test_bags_with_variables(gradients_of: GradientsOf) -> None:
+    model, bag = make(variables=[{"mean": 60.0, "std": 9.0}, {"categories": 2}]).double(), make_bag(40, 13).double()
+    bag = torch.cat([bag[:, :10], torch.tensor([71.0, 2.0]).double().expand(53, 2), bag[:, 10:]], dim=1)
+    got, expected = streamed(model, bag, Streaming(chunk=7)), gradients_of(model, model(bag[None]))
+    torch.testing.assert_close(got, model(bag[None]), rtol=1e-9, atol=1e-10)
+    found = gradients_of(model, got)
+    assert expected.keys() == found.keys() >= {"patch_embed.variable_embed.embeddings.1.weight"}
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-7, atol=1e-9, msg=name)
+
+
 @pytest.mark.parametrize("pool", ["topk", "mean_topk"])
 def test_heads(pool: str, gradients_of: GradientsOf) -> None:
     test_as_in_memory("seqnorm", pool, 13, gradients_of)

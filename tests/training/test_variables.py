@@ -26,6 +26,7 @@ from softfree.data.variables import describe_variables, design, scales
 from softfree.deployment.options import ExportOptions
 from softfree.deployment.pipeline import export
 from softfree.inference.run import Run
+from softfree.reporting.documents.facts import Facts
 from softfree.reporting.evaluate import evaluate
 from softfree.reporting.options import EvaluateOptions
 from softfree.saliency.api import explain
@@ -154,10 +155,12 @@ def test_the_design_of_the_regression_is_that_of_scikit_learn() -> None:
     np.testing.assert_array_equal(design(variables, values), expected)
 
 
-def test_bags_take_no_variables(table: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("image", "case"), ("volume", "case"), ("bag", "bag"), ("slide", "slide")]
+)
+def test_the_modality_of_samples_with_variables(table: Callable[..., Path], kind: str, expected: str) -> None:
     read = read_table(table(age=[1, 2, 3, 4]), variables=["age"], **ALL_TEST)
-    with pytest.raises(UserError, match="--variables work beside images and volumes"):
-        training_modality(read, MODALITIES["bag"], ["age"])
+    assert training_modality(read, MODALITIES[kind], ["age"]).name == expected
 
 
 def test_the_model_learns_from_variables(run: Run) -> None:
@@ -177,6 +180,8 @@ def test_the_model_learns_from_variables(run: Run) -> None:
     assert "Regression on the clinical variables alone" in page
     assert "This model without the clinical variables" in page
     assert "Clinical variables beside the images: age, sex, scanner." in page
+    predictors = "The cases of several images, and beside them the variables age, sex and scanner."
+    assert Facts(run).predictors() == [predictors]
 
 
 def test_augmentation_hides_variables(run: Run) -> None:

@@ -9,8 +9,7 @@ import torch
 
 from softfree.data.audit.near_duplicates import SIDE as THUMBNAIL
 from softfree.data.audit.near_duplicates import thumbnail
-from softfree.data.modalities.base import Preprocessing
-from softfree.data.modalities.case import CasePreprocessing
+from softfree.data.modalities.base import HasVariables, Preprocessing
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.variables import design
 
@@ -41,7 +40,7 @@ class Reduced:
         self.copies: dict[int, np.ndarray] = {}
         self.variables: np.ndarray | None = None
         self.thumbnails: np.ndarray | None = None
-        if isinstance(preprocessing, CasePreprocessing) and preprocessing.variables:
+        if isinstance(preprocessing, HasVariables) and preprocessing.variables:
             self.variables = np.full((count, len(preprocessing.variables)), math.nan, np.float32)
             self._read = np.zeros(count, bool)
         if thumbnails and preprocessing.kind == "image":
@@ -54,7 +53,7 @@ class Reduced:
         if index in self._wanted and (copy := self._preprocessing.small_copy(sample)) is not None:
             self.copies[index] = copy
         if self.variables is not None:
-            assert isinstance(self._preprocessing, CasePreprocessing)
+            assert isinstance(self._preprocessing, HasVariables)
             self.variables[index] = self._preprocessing.variable_values(sample)[0].numpy()
             self._read[index] = True
         if self.thumbnails is not None:
@@ -63,7 +62,7 @@ class Reduced:
     def design(self) -> np.ndarray:
         """Return the columns (count, P) of a regression on clinical variables, NaN for samples that did not come."""
         assert self.variables is not None
-        assert isinstance(self._preprocessing, CasePreprocessing)
+        assert isinstance(self._preprocessing, HasVariables)
         columns = design(self._preprocessing.clinical_variables, self.variables)
         columns[~self._read] = math.nan
         return columns

@@ -34,17 +34,19 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def as_samples(table: Table, modality: Modality, *, variables: Sequence[str] = ()) -> Table:
-    """Join rows with their resolution, of slides and bags, and the rows of each case, of images, volumes and bags.
+    """Join rows with their resolution, of slides and bags, with their variables, and the rows of each case.
 
     Args:
         table: Its rows.
         modality: Kind of the samples.
-        variables: Columns with clinical variables of cases; the table may lack them.
+        variables: Columns with clinical variables; the table may lack them.
 
     Raises:
         UserError: Joined rows that disagree.
     """
-    if modality.name == "case" or (modality.padded and CASE in table.frame):
+    if modality.name == "case" or (modality.padded and CASE in table.frame) or variables:
+        if CASE in table.frame and not modality.padded:  # slides, which are not joined
+            table = replace(table, frame=table.frame.drop(columns=CASE))
         return join_cases(table, variables, has_resolution=modality.has_resolution)
     return with_resolution(table) if modality.has_resolution else table
 
@@ -55,18 +57,12 @@ def training_modality(
     """Return the modality of a training: cases, if images or volumes have a column ``case_id`` or clinical variables.
 
     Raises:
-        UserError: Cases of samples that cannot be joined, variables of such samples, or settings of views (``--views``)
-            without cases.
+        UserError: Cases of samples that cannot be joined, or settings of views (``--views``) without cases.
     """
     if views is not None and (CASE not in table.frame or modality.name == "bag"):
         raise UserError(f"--views {views}: it is for images and volumes of cases, in tables with a column {CASE}")
-    if not variables and (CASE not in table.frame or modality.name == "bag"):
+    if modality.name == "bag" or (CASE not in table.frame and (not variables or modality.name == "slide")):
         return modality
-    if variables and modality.name not in ("image", "volume"):
-        raise UserError(
-            f"--variables work beside images and volumes, and the samples of this run are {modality.plural}; leave"
-            " them out"
-        )
     if modality.name not in ("image", "volume"):
         raise UserError(
             f"the table has a column {CASE}, and {modality.plural} cannot be joined by it; join the features of their"

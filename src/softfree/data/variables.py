@@ -12,8 +12,15 @@ import pandas as pd
 
 from softfree.data.table_file import TableFile, no_column
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.preprocessing.case import cells_of
-from softfree_runtime.preprocessing.variables import NO_NUMBER, Variable, as_category, as_number, encode, is_missing
+from softfree_runtime.preprocessing.variables import (
+    NO_NUMBER,
+    Variable,
+    as_category,
+    as_number,
+    cells_of,
+    encode,
+    is_missing,
+)
 from softfree_runtime.sources.cases import CASE, TIME, VIEW
 from softfree_runtime.sources.sample_source import SampleSource
 

@@ -23,6 +23,7 @@ from softfree.inference.ensemble import Ensemble
 from softfree.inference.unusual import TrainingDistribution
 from softfree.models import BagTransformer, VisionTransformer, VolumeTransformer
 from softfree.models.case import CaseTransformer
+from softfree.models.slide import SlideTransformer
 from softfree.models.token_mean import token_mean
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.metadata import Metadata
@@ -101,7 +102,7 @@ def make_graph(model: nn.Module, channels: int, side: int, distributions: Sequen
 
     Args:
         model: On the CPU, in evaluation mode.
-        channels: Channels of the images.
+        channels: Channels of the images, without that of clinical variables.
         side: Side of the images in pixels: the one at which the graph is fastest, or the only one it takes.
         distributions: Where the training samples lie, for each member; none for a graph without distances.
 
@@ -111,9 +112,10 @@ def make_graph(model: nn.Module, channels: int, side: int, distributions: Sequen
     Raises:
         UserError: A model that cannot be exported.
     """
+    first = model.members[0] if isinstance(model, Ensemble) else model
+    channels += isinstance(first, SlideTransformer)
     # With equal sides the exporter would assume that they are always equal.
     example = torch.zeros(2, channels, side, side + 32)
-    first = model.members[0] if isinstance(model, Ensemble) else model
     module = WithDistance(model, distributions) if distributions else model
     if isinstance(first, VisionTransformer) and not has_fixed_size(model):
         tokens = first.num_prefix_tokens + (-(-side // first.patch_size)) ** 2

@@ -14,8 +14,7 @@ from softfree.core.environment import best_device
 from softfree.core.options import Precision
 from softfree.core.progress import tracked
 from softfree.data.dataset import SampleCallback, SampleDataset
-from softfree.data.modalities.base import Augmentation
-from softfree.data.modalities.case import CasePreprocessing
+from softfree.data.modalities.base import Augmentation, LeavesOut
 from softfree.inference.ensemble import AdaptiveEnsemble, Ensemble, adaptive_forward
 from softfree.inference.options import InferenceOptions
 from softfree.streaming.adaptive import AdaptiveForward
@@ -138,7 +137,7 @@ def _augmentation_of_views(dataset: SampleDataset, tta: int) -> Augmentation | N
         return None
     preprocessing = dataset.preprocessing
     augmentation: Augmentation | None
-    if isinstance(preprocessing, CasePreprocessing):
+    if isinstance(preprocessing, LeavesOut):
         augmentation = preprocessing.augmentation_of_views()
     else:
         augmentation = preprocessing.augmentation()

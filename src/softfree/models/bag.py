@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from softfree.attention.base import PART, plain_only
 from softfree.models.case_embed import CaseEmbed
 from softfree.models.classifier import Classifier, check_names, grid_options
 from softfree.models.pos_embed import Waves, sincos_codes
+from softfree.models.variables import VariableEmbedding
 from softfree_runtime.core.errors import UserError
 
 # Wavelengths of x and y in millimeters: from less than a tile of 256 pixels at 0.5 micrometers to more than the length
@@ -21,7 +22,7 @@ COORDINATES = len(SLIDE_WAVES)
 
 
 class TileEmbed(nn.Module):
-    """Tile features to tokens: LayerNorm, projection, plus the code of the tile's position and those of its slide.
+    """Tile features to tokens: LayerNorm, projection, plus the codes of the tile's position, its slide and its bag.
 
     The norm has no scale and shift: the projection after it can represent them, and training keeps one copy of the
     features less.
@@ -32,42 +33,66 @@ class TileEmbed(nn.Module):
         pos: "mm" or "none".
         views: Number of known views of slides.
         timed: Embed the times of slides.
+        variables: Clinical variables of a bag, as :class:`~softfree.models.variables.VariableEmbedding` takes them.
     """
 
-    def __init__(self, in_features: int, embed_dim: int, pos: str = "mm", views: int = 0, timed: bool = False) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        embed_dim: int,
+        pos: str = "mm",
+        views: int = 0,
+        timed: bool = False,
+        variables: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         super().__init__()
         self.in_features, self.embed_dim, self.pos = in_features, embed_dim, pos
         self.norm = nn.LayerNorm(in_features, eps=1e-6, elementwise_affine=False)
         self.proj = nn.Linear(in_features, embed_dim)
         self.case_embed = CaseEmbed(embed_dim, views, timed) if views or timed else None
-        self.row_width = in_features + (0 if self.case_embed is None else 2) + COORDINATES
+        self.variable_embed = VariableEmbedding(variables, embed_dim) if variables else None
+        self.num_variables = len(variables)
+        self.row_width = in_features + self.num_variables + (0 if self.case_embed is None else 2) + COORDINATES
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map tiles (B, N, row_width) with their mask (B, N) to tokens (B, N, C); padding gives finite tokens.
 
         Without gradients, tiles are processed in chunks, which avoids a second copy of all features.
         """
+        codes = self._codes_of_variables(x, mask)
         chunk_size = max(256, PART // x.shape[2])
         whole = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
         if whole or x.shape[1] <= chunk_size:
-            return self._embed(x, mask)
+            return self._embed(x, mask, codes)
         tokens = None
         for start in range(0, x.shape[1], chunk_size):
             span = slice(start, start + chunk_size)
-            chunk = self._embed(x[:, span], None if mask is None else mask[:, span])
+            chunk = self._embed(x[:, span], None if mask is None else mask[:, span], codes)
             if tokens is None:
                 tokens = chunk.new_empty(*x.shape[:2], self.embed_dim)
             tokens[:, span] = chunk
         assert tokens is not None  # a bag has at least one tile
         return tokens
 
-    def _embed(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _codes_of_variables(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return the codes (B, 1, C) of the clinical variables, which all tiles of a bag have in common."""
+        if self.variable_embed is None:
+            return None
+        rows = x[:, 0]
+        if mask is not None:  # of the first tile that is not padding
+            rows = x[torch.arange(len(x), device=x.device), mask.int().argmax(dim=1)]
+        codes: Tensor = self.variable_embed(rows[:, self.in_features :][:, : self.num_variables])
+        return codes.unsqueeze(1)
+
+    def _embed(self, x: Tensor, mask: Tensor | None, codes: Tensor | None) -> Tensor:
         if mask is not None:
             # Padding, such as NaN, must not reach the gradient of the projection.
             x = x.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.proj(self.norm(x[..., : self.in_features]))
+        if codes is not None:
+            tokens = tokens + codes.to(tokens.dtype)
         if self.case_embed is not None:
-            view, time = x[..., self.in_features], x[..., self.in_features + 1]
+            view, time = x[..., -COORDINATES - 2], x[..., -COORDINATES - 1]
             tokens = tokens + self.case_embed(view, time).to(tokens.dtype)
         if self.pos == "none":
             return tokens
@@ -80,7 +105,8 @@ class BagTransformer(Classifier):
 
     The input (B, N, F + 3) holds F features, x and y in millimeters, and z, the slide number. Rows with NaN as z are
     padding and have no effect. With views or times of slides, these stand before x: (B, N, F + 5); see
-    :class:`~softfree.models.case_embed.CaseEmbed`. There is no grid: attentions with landmarks or learned maps treat
+    :class:`~softfree.models.case_embed.CaseEmbed`. Clinical variables of the bag stand after the features of each tile.
+    There is no grid: attentions with landmarks or learned maps treat
     the tiles as a sequence.
 
     Args:
@@ -105,6 +131,7 @@ class BagTransformer(Classifier):
         pool_options: Keywords of the pooling.
         views: Number of known views of slides.
         timed: Embed the times of slides.
+        variables: Clinical variables of a bag, as :class:`~softfree.models.variables.VariableEmbedding` takes them.
 
     Raises:
         UserError: An unknown choice, or choices that exclude each other.
@@ -133,11 +160,12 @@ class BagTransformer(Classifier):
         pool_options: dict[str, Any] | None = None,
         views: int = 0,
         timed: bool = False,
+        variables: Sequence[Mapping[str, float]] = (),
     ) -> None:
         super().__init__(num_classes, embed_dim, pool, class_token, pool_options)
         check_names(pos=(pos, ("mm", "none")))
         self.in_features, self.pos = in_features, pos
-        self.patch_embed = TileEmbed(in_features, embed_dim, pos, views, timed)
+        self.patch_embed = TileEmbed(in_features, embed_dim, pos, views, timed, variables)
         self.row_width = self.patch_embed.row_width
         self.pos_embed = None
         self.add_encoder(
@@ -164,15 +192,22 @@ class BagTransformer(Classifier):
 
     def row_in_words(self) -> str:
         """Describe the row of a tile, at the end of a message about a bag's shape."""
+        variables = self.patch_embed.num_variables
+        of_bag = f"{variables} clinical variables, " if variables else ""
         of_slide = "" if self.patch_embed.case_embed is None else "view and time of its slide, "
         return (
-            f"{self.row_width}), {self.in_features} features, {of_slide}and x, y, z of each tile; set in_features to "
-            "the encoder's width."
+            f"{self.row_width}), {self.in_features} features, {of_bag}{of_slide}and x, y, z of each tile; set"
+            " in_features to the encoder's width."
         )
 
     def no_weight_decay(self) -> set[str]:
         """See :class:`~softfree.models.classifier.Classifier`."""
-        return super().no_weight_decay() | {"patch_embed.case_embed.view.weight"}
+        names = super().no_weight_decay() | {"patch_embed.case_embed.view.weight"}
+        if self.patch_embed.variable_embed is not None:
+            names |= {
+                f"patch_embed.variable_embed.{name}" for name in self.patch_embed.variable_embed.no_weight_decay()
+            }
+        return names
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token."""

@@ -22,6 +22,7 @@ from softfree.models.bag import BagTransformer
 from softfree.models.case import CASE_MODELS, CaseTransformer
 from softfree.models.classifier import grid_options
 from softfree.models.pyramid import METHODS, SoftPyramid
+from softfree.models.slide import SlideTransformer
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree_runtime.core.errors import UserError, unknown_name
@@ -201,6 +202,9 @@ def build_model(config: Mapping[str, Any]) -> nn.Module:
     case = arguments.pop("case", None)
     if case is not None:
         return create_case_model(case=case, **arguments)
+    slide = arguments.pop("slide", None)
+    if slide is not None:
+        return create_slide_model(slide=slide, **arguments)
     return create_model(arguments.pop("name"), **arguments)
 
 
@@ -215,14 +219,10 @@ def create_case_model(name: str, case: Mapping[str, Any], **options: Any) -> Cas
     Raises:
         UserError: A model of something else, or an unknown option.
     """
-    create = MODELS.get(name)
-    single: Any = getattr(create, "model_class", None)
+    single: Any = getattr(MODELS.get(name), "model_class", None)
     if single not in CASE_MODELS:
         raise UserError(f"Got the model {name!r} for cases of several images: expected a *_vit_* or *_vit3d_* model.")
-    for option in options:
-        if option not in inspect.signature(single).parameters:
-            raise unknown_name(f"option of {name}:", option, inspect.signature(single).parameters)
-    arguments = {**create.defaults, **options}  # type: ignore[union-attr]
+    arguments = _arguments_of(name, options)
     # Landmarks lie along the sequence: the images have no common grid.
     arguments["attention_options"] = grid_options(
         arguments["attention"], arguments.get("attention_options"), conv_dims=1
@@ -234,3 +234,29 @@ def create_case_model(name: str, case: Mapping[str, Any], **options: Any) -> Cas
         alike = other["kind"] == ("image" if single is VisionTransformer else "volume") and "patch_size" in arguments
         others.append(({"patch_size": arguments["patch_size"]} if alike else {}) | dict(other))
     return CASE_MODELS[single](**arguments, **{**case, "others": others})
+
+
+def create_slide_model(name: str, slide: Mapping[str, Any], **options: Any) -> SlideTransformer:
+    """Create the model of slides with clinical variables whose parts are those of a model of images.
+
+    Args:
+        name: Model of images.
+        slide: Keywords of :class:`~softfree.models.slide.SlideTransformer` besides these.
+        **options: Keywords of the model of images.
+
+    Raises:
+        UserError: A model of something else, or an unknown option.
+    """
+    if getattr(MODELS.get(name), "model_class", None) is not VisionTransformer:
+        raise UserError(f"Got the model {name!r} for slides with clinical variables: expected a *_vit_* model.")
+    return SlideTransformer(**_arguments_of(name, options), **slide)
+
+
+def _arguments_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords that a name and options stand for; UserError for an unknown option."""
+    create: Any = MODELS[name]
+    known = inspect.signature(create.model_class).parameters
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}:", option, known)
+    return {**create.defaults, **options}

@@ -16,9 +16,9 @@ TRAINING = 330 * 2**20
 GPU_CONTEXT = GIB // 2
 # glibc maps blocks of this size or more and returns them to the system; smaller ones leave gaps.
 MAPPED = 32 * 2**20
-# Gaps at the peak as a fraction of smaller blocks: of kept tensors, and of tensors that each block recomputes between
-# gradients that stay. Fitted to measured peaks.
-GAPS_KEPT, GAPS_RECOMPUTED = 0.1, 0.35
+# Gaps at the peak as a fraction of smaller blocks: of kept tensors, of those of a chunk of an MLP, and of tensors that
+# each block recomputes between gradients that stay. Fitted to measured peaks.
+GAPS_KEPT, GAPS_CHUNKED, GAPS_RECOMPUTED = 0.1, 0.35, 0.6
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _gaps(work: Work) -> int:
     s, depth = work.shape, work.dimensions["depth"]
 
     def small(numbers: int, width: int) -> int:
-        return min(numbers * width, MAPPED)  # as the image grows, earlier gaps stay
+        return numbers * width if numbers * width < MAPPED else 0
 
     # Two tensors of the MLP are four times as wide as the stream.
     attention = small(s.bnc, s.narrow) * work.attention.kept_tensors
@@ -150,7 +150,7 @@ def _gaps(work: Work) -> int:
         recomputed = attention + stream // 2 + (chunk if _chunked(work) else wide)
         return int(GAPS_RECOMPUTED * depth * recomputed)
     if _chunked(work):
-        return int(depth * (GAPS_RECOMPUTED * chunk + GAPS_KEPT * (attention + stream)))
+        return int(depth * (GAPS_CHUNKED * chunk + GAPS_KEPT * (attention + stream)))
     return int(GAPS_KEPT * depth * (attention + stream + wide))
 
 

@@ -79,7 +79,7 @@ class Explained:
         images: Its images, one unless it is a case.
         case: Whether it is a case.
         left_out: Why some images of a case have none; None if all have.
-        variables: Of a case with clinical variables, what each changes in the log odds of the class.
+        variables: Of a sample with clinical variables, what each changes in the log odds of the class.
         error: Why there are none.
     """
 
@@ -128,9 +128,9 @@ class Explained:
                 {"path": image.path, "view": image.view, "sum": image.total, "regions": image.listed_regions()}
                 for image in self.images
             ]
-            row |= {"variables": self.variables} if self.variables else {}
         else:
             row["regions"] = self.images[0].listed_regions()
+        row |= {"variables": self.variables} if self.variables else {}
         for second in self.maps[1:]:
             row |= {"second_method": second.method, "agreement": rank_correlation(first.values, second.values)}
         return row
@@ -237,12 +237,11 @@ def _explain_one(
         sample = opener(source, frame)
         maps = explain_run(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
         words = describe_maps(run, maps)
-        if not isinstance(sample, CaseSample):
-            return Explained(
-                name, maps, (_write_part(Part(name, "", sample, maps, opener.forms), options, words, taken),)
-            )
-        images = tuple(_write_part(part, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps))
         effects = variable_effects(run, adaptive, sample.tensor, maps[0].target)
+        if not isinstance(sample, CaseSample):
+            written = _write_part(Part(name, "", sample, maps, opener.forms), options, words, taken)
+            return Explained(name, maps, (written,), variables=effects)
+        images = tuple(_write_part(part, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps))
         return Explained(name, maps, images, case=True, left_out=sample.left_out, variables=effects)
     except ReadError as error:
         return Explained(name, error=error.of(name_of(source)))

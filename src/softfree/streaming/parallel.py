@@ -49,6 +49,7 @@ from softfree.models.encoder import Block
 from softfree.models.layers import apply_in_chunks
 from softfree.models.patch_embed import PatchEmbed
 from softfree.models.pooling import Summary
+from softfree.models.slide import SlideTransformer
 from softfree.models.vit import VisionTransformer
 from softfree.streaming.collectives import gather_all, group_of, max_over, sum_over
 from softfree.streaming.shards import Shard, shard_bag, shard_image, split_rows
@@ -167,7 +168,9 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UserError: The reason.
     """
-    if not isinstance(model, BagTransformer | VisionTransformer) or isinstance(model, CaseTransformer):
+    if not isinstance(model, BagTransformer | VisionTransformer) or isinstance(
+        model, CaseTransformer | SlideTransformer
+    ):
         raise UserError(
             f"{type(model).__name__} cannot be sharded over processes: expected BagTransformer or VisionTransformer."
         )

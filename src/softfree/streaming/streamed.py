@@ -18,6 +18,7 @@ from softfree.models.bag import BagTransformer
 from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
 from softfree.models.pooling import Summary
+from softfree.models.slide import SlideTransformer
 from softfree.models.vit import VisionTransformer
 from softfree.models.vit3d import VolumeTransformer
 from softfree.streaming.backward import Backward, trainable
@@ -26,6 +27,7 @@ from softfree.streaming.cases import CaseTokens
 from softfree.streaming.forward import Advance, Stream
 from softfree.streaming.image_rows import Rows
 from softfree.streaming.layers import why_model_cannot
+from softfree.streaming.slides import SlideTokens
 from softfree.streaming.token_sources import ImageTokens, TokenSource
 from softfree.streaming.volumes import VolumeTokens
 from softfree_runtime.core.errors import UserError
@@ -165,6 +167,8 @@ def source_of(model: nn.Module, sample: Sample, streaming: Streaming, mask: Tens
             f"Got {type(sample).__name__} for {type(model).__name__}: expected an array of the shape that the model "
             "takes, or a TokenSource."
         )
+    if isinstance(model, SlideTransformer):
+        return SlideTokens(model, sample, streaming.chunk, mask)
     return ImageTokens(model, sample, streaming.chunk, mask)
 
 

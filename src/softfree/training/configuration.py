@@ -14,7 +14,6 @@ from softfree.core.environment import versions
 from softfree.core.options import SurvivalLossName, TrainOptions
 from softfree.data.labels import label_options, refuse_with_targets
 from softfree.data.modalities.base import Preprocessing
-from softfree.data.modalities.case import CasePreprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_to_config
 from softfree.data.samples import as_samples, training_modality
 from softfree.data.table import Table, read_table
@@ -37,6 +36,7 @@ from softfree.training.modality import (
 )
 from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.preprocessing.variables import TakesVariables
 
 RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
@@ -192,9 +192,13 @@ def configuration(
         "attention_options": options.attention_options,
         **options.model_options,
     }
-    if isinstance(preprocessing, CasePreprocessing) and preprocessing.variables:
+    if isinstance(preprocessing, TakesVariables) and preprocessing.variables:
         training = table.where("train").sources or table.sources  # a plan has no splits yet
-        model["case"] = model["case"] | {"variables": scales(preprocessing.clinical_variables, training)}
+        variables = {"variables": scales(preprocessing.clinical_variables, training)}
+        if preprocessing.kind == "bag":
+            model |= variables
+        else:
+            model[preprocessing.kind] = model.get(preprocessing.kind, {}) | variables
     model = supported_arguments(model)
     times = time_settings(table, options)
     return {

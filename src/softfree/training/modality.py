@@ -20,7 +20,7 @@ def create_preprocessing(options: TrainOptions, sources: Sequence[SampleSource])
         UserError: An option out of range.
     """
     modality = modality_of(options)
-    if modality.name != "bag" and any(isinstance(source, Case) for source in sources):
+    if modality.name in ("image", "volume") and any(isinstance(source, Case) for source in sources):
         modality = MODALITIES["case"]
     preprocessing: Preprocessing = modality.preprocessing_class().from_options(options, sources)
     return preprocessing

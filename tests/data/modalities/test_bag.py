@@ -188,3 +188,14 @@ def test_training_leaves_out_slides_and_hides_views() -> None:
     assert 0.82 < np.mean([len(one) for one in drawn]) / 40 < 0.88  # 20 % but for the slide that is always kept
     assert 0.05 < (torch.cat(drawn)[:, 6] == 0).float().mean() < 0.15
     assert "20 % of the slides of a case left out, 10 % of the views hidden" in augmentation.in_words()
+
+
+def test_views_of_prediction_leave_nothing_out() -> None:
+    bag = torch.randn(40, 11)
+    bag[:, -1], bag[:, 6] = torch.arange(40) // 10, torch.arange(40) // 10 + 1
+    bags = BagPreprocessing(6, views=["a", "b", "c", "d"], view_dropout=0.9, tile_dropout=0.9)
+    change = bags.augmentation_of_views()
+    for seed in range(30):
+        augmented = change(bag, seed)
+        torch.testing.assert_close(augmented[:, :8], bag[:, :8])  # all but the positions
+    assert not torch.equal(augmented, bag)

@@ -37,13 +37,13 @@ CASES = (
     _case(model=TINY.format("seqnorm"), size=1536, inference=True),
     _case(model=SMALL.format("softmax"), size=1024, inference=True),
     _case(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
-    # The cases above served to fit the shares of gaps and the stem; those below did not.
+    # The cases above served to fit the shares of gaps and the stem; those below did not, but for the last three.
     _case(model=SMALL.format("softmax"), size=768, stem="patch"),
     _case(model=SMALL.format("sima"), size=768, grad_checkpointing=True),
     _case(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
     _case(model=SMALL.format("seqnorm"), size=768, mlp_chunk=1024, precision="bf16"),
     _case(model="seqnorm_vit_base_patch16", size=512, inference=True, stem="patch"),
-    # Cases of several images, with which nothing was fitted.
+    # Cases of several images.
     _case(model=TINY.format("seqnorm"), size=512, images=4),
     _case(model=TINY.format("seqnorm"), size=384, images=4, batch_size=2, stem="pool", pool="mean_topk"),
     _case(
@@ -56,6 +56,18 @@ CASES = (
         pool="mean_topk",
     ),
     _case(model=TINY.format("seqnorm"), size=512, images=4, inference=True),
+    # Large and small blocks with recomputed activations, whose gaps were fitted again with these.
+    _case(model=TINY.format("seqnorm"), size=1536, grad_checkpointing=True, stem="patch"),
+    _case(model=TINY.format("seqnorm"), size=2048, grad_checkpointing=True, stem="patch"),
+    _case(
+        model=TINY.format("seqnorm"),
+        size=512,
+        images=10,
+        channels=1,
+        grad_checkpointing=True,
+        stem="pool",
+        pool="mean_topk",
+    ),
 )
 
 

@@ -14,7 +14,7 @@ from softfree_runtime.core.errors import ReadError, listed
 from softfree_runtime.core.files import say
 from softfree_runtime.preprocessing import variables as clinical
 from softfree_runtime.preprocessing.modalities import Preprocessing, preprocessing_from_config
-from softfree_runtime.preprocessing.variables import Variable
+from softfree_runtime.preprocessing.variables import TakesVariables, cells_of
 from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile
 
 PARTIAL = "partial"
@@ -26,7 +26,7 @@ VIEW, TIME, TOKENIZER = -3, -2, -1
 
 
 @dataclass(frozen=True)
-class NumpyCasePreprocessing:
+class NumpyCasePreprocessing(TakesVariables):
     """Deterministic preprocessing of cases, stored with a run and repeated wherever the run is used.
 
     Attributes:
@@ -61,11 +61,6 @@ class NumpyCasePreprocessing:
     def shapes(self) -> list[tuple[int, ...]]:
         """The shape of a prepared image of each tokenizer, channels first."""
         return [tuple(self.shape), *(tuple(other["shape"]) for other in self.others)]
-
-    @cached_property
-    def clinical_variables(self) -> tuple[Variable, ...]:
-        """The clinical variables of a case."""
-        return tuple(Variable(**fields) for fields in self.variables)
 
     @property
     def image_values(self) -> int:
@@ -112,7 +107,7 @@ class NumpyCasePreprocessing:
     def load_images(self, source: Any, frame: int | None = None) -> tuple[np.ndarray, list[int], ReadError | None]:
         """Return :meth:`load_readable` and, between the two, the positions of the readable images in the case."""
         files = source.files if isinstance(source, Case) else [source]
-        variables = clinical.encode(self.clinical_variables, cells_of(source))
+        variables = self.encoded_variables(source)
         times = relative_times(files, self.time_scale)
         rows: dict[int, np.ndarray] = {}
         errors = []
@@ -128,7 +123,7 @@ class NumpyCasePreprocessing:
         """Return the fields, for JSON."""
         return asdict(self)
 
-    def _row(self, file: Any, frame: int | None, variables: Sequence[float], time: float) -> np.ndarray:
+    def _row(self, file: Any, frame: int | None, variables: np.ndarray, time: float) -> np.ndarray:
         is_listed = isinstance(file, CaseFile)
         number = self.tokenizer(file)
         images, shape = self.images[number], self.shapes[number]
@@ -204,14 +199,9 @@ def case_ids(sources: Sequence[Any]) -> list[str]:
     return names if any(names) else []
 
 
-def cells_of(source: Any) -> dict[str, str]:
-    """Return the cells of the clinical variables of a source, by column."""
-    return dict(source.variables) if isinstance(source, Case) else {}
-
-
 def missing_variables(preprocessing: Preprocessing, sources: Sequence[Any]) -> list[str]:
     """List the clinical variables that each source lacks, joined by ``; ``; an empty list for models without any."""
-    if not isinstance(preprocessing, NumpyCasePreprocessing) or not preprocessing.variables:
+    if not isinstance(preprocessing, TakesVariables) or not preprocessing.variables:
         return []
     known = preprocessing.clinical_variables
     return ["; ".join(clinical.missing(known, cells_of(source))) for source in sources]
@@ -219,14 +209,14 @@ def missing_variables(preprocessing: Preprocessing, sources: Sequence[Any]) -> l
 
 def variables_of(preprocessing: Preprocessing) -> list[str]:
     """Return the columns with the clinical variables of a model."""
-    if not isinstance(preprocessing, NumpyCasePreprocessing):
+    if not isinstance(preprocessing, TakesVariables):
         return []
     return [variable.name for variable in preprocessing.clinical_variables]
 
 
 def note_unknown(preprocessing: Preprocessing, sources: Sequence[Any]) -> None:
-    """Say which views and clinical variables of cases a model does not know."""
-    if isinstance(preprocessing, NumpyCasePreprocessing):
+    """Say which views and clinical variables of samples a model does not know."""
+    if isinstance(preprocessing, TakesVariables):
         rows = [cells_of(source) for source in sources]
         for column, sentences in clinical.notes(preprocessing.clinical_variables, rows).items():
             say(f"column {column}", sentences)

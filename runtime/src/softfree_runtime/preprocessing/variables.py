@@ -6,9 +6,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from softfree_runtime.core.errors import ReadError, listed, shortened
 from softfree_runtime.sources.identity import is_no_label, plain_text
+from softfree_runtime.sources.sample_source import Case
 
 NO_NUMBER = ("na", "n/a", "none", "unknown")
 """Words that stand for a missing number, in lower case, besides what programs write for an empty cell."""
@@ -57,6 +62,49 @@ class Variable:
     def is_unknown(self, cell: str) -> bool:
         """Whether a cell is missing, or holds a category that is not known."""
         return self.is_missing(cell) or (self.categories is not None and as_category(cell) not in self.categories)
+
+
+class TakesVariables:
+    """Base of the preprocessing of samples that may have clinical variables.
+
+    Attributes:
+        variables: Fields of each :class:`Variable`, for JSON.
+    """
+
+    variables: list[dict[str, Any]]
+
+    @cached_property
+    def clinical_variables(self) -> tuple[Variable, ...]:
+        """The clinical variables of a sample."""
+        return tuple(Variable(**fields) for fields in self.variables)
+
+    def encoded_variables(self, source: Any) -> np.ndarray:
+        """Return the variables of a source, float32 (V,), NaN where unknown.
+
+        Raises:
+            ReadError: Text instead of a number.
+        """
+        return np.array(encode(self.clinical_variables, cells_of(source)), dtype=np.float32)
+
+    def variables_in_words(self) -> list[str]:
+        """Name the variables in a sentence; none without variables."""
+        names = listed([variable.name for variable in self.clinical_variables])
+        return [f"Clinical variables beside the images: {names}."] if names else []
+
+    def hidden_in_words(self) -> str:
+        """Say how many variables training hides, to be joined to other words; empty without variables."""
+        share = getattr(self, "variable_dropout", 0.0)
+        return f", {100 * share:g} % of the clinical variables hidden" if self.variables else ""
+
+
+def cells_of(source: Any) -> dict[str, str]:
+    """Return the cells of the clinical variables of a source, by column."""
+    return dict(source.variables) if isinstance(source, Case) else {}
+
+
+def hidden(count: int, share: float, random: np.random.Generator) -> np.ndarray:
+    """Draw the numbers of variables that training hides: each with probability ``share``, and as often all."""
+    return np.flatnonzero((random.random(count) < share) | (random.random() < share))
 
 
 def is_missing(cell: str, *, number: bool) -> bool:

@@ -169,9 +169,10 @@ def rows_as_samples(
         # With a column frame, an empty cell is the first frame.
         row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
         samples.append((row["path"], sample_source(SourceFile(file, mpp)), row_frame))
-    if not MODALITIES[kind].joined or (CASE not in columns and not variables):
+    joined = MODALITIES[kind].joined and CASE in columns
+    if not joined and not variables:
         return samples
-    return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns])
+    return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns], joined)
 
 
 def _rows_by_case(
@@ -180,24 +181,26 @@ def _rows_by_case(
     rows: RowNamer,
     samples: Sequence[NamedSource],
     variables: Sequence[str],
+    joined: bool,
 ) -> list[NamedSource]:
-    """Join the rows of each case; the name is that of its files. Without a column of cases, each row is one."""
+    """Join the rows of each case, if they are ``joined``, else make each row one; the name is that of its files."""
     numbers, texts = list(cells), list(cells.values())
 
     def names_of(positions: Collection[int]) -> str:
         return rows.name([numbers[position] for position in positions])
 
-    joined: list[NamedSource] = []
+    found: list[NamedSource] = []
     own = [[number] for number in range(len(texts))]
-    for group in group_rows(path, [row[CASE] for row in texts], names_of) if CASE in texts[0] else own:
+    for group in group_rows(path, [row[CASE] for row in texts], names_of) if joined else own:
         files = [
             _case_file(samples[row], texts[row].get(VIEW, "").strip(), parse_time(texts[row].get(TIME)))
             for row in group
         ]
         values = {name: [texts[row].get(name, "") for row in group] for name in variables}
-        case = make_case(path, texts[group[0]].get(CASE, ""), files, group, names_of, values)
-        joined.append((";".join(samples[row][0] for row in group), case, None))
-    return joined
+        name = texts[group[0]][CASE] if joined else ""
+        case = make_case(path, name, files, group, names_of, values)
+        found.append((";".join(samples[row][0] for row in group), case, None))
+    return found
 
 
 def _case_file(sample: NamedSource, view: str, time: float | None) -> CaseFile:

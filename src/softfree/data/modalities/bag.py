@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from softfree.data.modalities.feature_files import TileFeatures, read_features, read_header
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.preprocessing.case import left_out_of, relative_times, view_number
+from softfree_runtime.preprocessing.variables import TakesVariables
+from softfree_runtime.preprocessing.variables import hidden as hidden_variables
 from softfree_runtime.sources.cases import known_views, longest_time
-from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, SourceFile, files_of, name_of
+from softfree_runtime.sources.sample_source import CaseFile, SampleSource, SourceFile, files_of, name_of
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +28,7 @@ UNKNOWN_VIEW = 0.1  # share of slides whose view the augmentation hides, so that
 
 
 @dataclass(frozen=True)
-class BagPreprocessing:
+class BagPreprocessing(TakesVariables):
     """Deterministic preprocessing of tile features, stored with a run and repeated wherever the run is used.
 
     Attributes:
@@ -38,6 +40,8 @@ class BagPreprocessing:
         time_scale: Longest time between two slides of a training case, the unit of time of the model; None to ignore
             times.
         view_dropout: Share of the slides of a case that training leaves out, so that the model also works with fewer.
+        variables: Fields of each :class:`~softfree_runtime.preprocessing.variables.Variable` of a bag.
+        variable_dropout: Share of the clinical variables that training hides, and of the bags of which it hides all.
     """
 
     kind: ClassVar[str] = "bag"
@@ -49,6 +53,8 @@ class BagPreprocessing:
     views: list[str] = field(default_factory=list)
     time_scale: float | None = None
     view_dropout: float = 0.0
+    variables: list[dict[str, Any]] = field(default_factory=list)
+    variable_dropout: float = 0.0
 
     @classmethod
     def create(cls, sources: Sequence[SampleSource], view_dropout: float = 0.0) -> BagPreprocessing:
@@ -63,7 +69,7 @@ class BagPreprocessing:
                 try:
                     features, encoder = read_header(file.path)
                     views, scale = known_views(sources), longest_time(sources)
-                    dropout = view_dropout if any(isinstance(source, Case) for source in sources) else 0.0
+                    dropout = view_dropout if any(len(files_of(source)) > 1 for source in sources) else 0.0
                     return cls(features, encoder, views=views, time_scale=scale, view_dropout=dropout)
                 except ReadError as error:
                     reason = str(error)
@@ -72,7 +78,11 @@ class BagPreprocessing:
     @classmethod
     def from_options(cls, options: TrainOptions, sources: Sequence[SampleSource]) -> BagPreprocessing:
         """Create it from the files of a training run."""
-        return cls.create(sources, options.view_dropout)
+        from softfree.data.variables import describe_variables  # needs pandas, which an exported file works without
+
+        variables = describe_variables(options.variables or (), options.categorical or (), sources)
+        bags = cls.create(sources, options.view_dropout)
+        return replace(bags, variables=variables, variable_dropout=options.variable_dropout) if variables else bags
 
     @property
     def of_cases(self) -> bool:
@@ -82,18 +92,19 @@ class BagPreprocessing:
     @property
     def row_width(self) -> int:
         """Number of values of a tile of a prepared bag."""
-        return self.in_features + 2 * self.of_cases + COORDINATES
+        return self.in_features + len(self.variables) + 2 * self.of_cases + COORDINATES
 
     def load(self, source: SampleSource, frame: int | None = None) -> np.ndarray:
         """Read the readable files of one bag.
 
         Returns:
             float32 (N, F + 3): features, then x, y of the tile's center in millimeters, and the number of its file.
-            With views or times (N, F + 5): these stand before x.
+            With views or times (N, F + 5): these stand before x. Clinical variables stand after the features.
 
         Raises:
             ReadError: As :func:`~softfree.data.modalities.feature_files.read_features`, and ``no_resolution`` if the
-                positions of the tiles are unknown; of a case only if none of its files can be read.
+                positions of the tiles are unknown; of a case only if none of its files can be read. A variable is
+                text instead of a number.
         """
         return self.load_readable(source, frame)[0]
 
@@ -110,9 +121,10 @@ class BagPreprocessing:
             raise ReadError(f"got frame {number}; a bag of tiles has no frames", "unsupported", path=name_of(source))
         blocks: list[np.ndarray] = []
         errors = []
+        variables = self.encoded_variables(source)
         for file, time in zip(files, relative_times(files, self.time_scale), strict=True):
             try:
-                blocks.append(self._rows(len(blocks), file, time))
+                blocks.append(self._rows(len(blocks), file, time, variables))
             except ReadError as error:
                 errors.append(error)
         left_out = left_out_of(errors, len(files), "files")
@@ -122,9 +134,17 @@ class BagPreprocessing:
         """Return the mean features of a bag (N, F + 3)."""
         return sample[:, : self.in_features].mean(0).numpy()
 
+    def variable_values(self, sample: torch.Tensor) -> torch.Tensor:
+        """Return the clinical variables (N, V) of a bag, a view, the same for each tile."""
+        return sample[:, self.in_features : self.in_features + len(self.variables)]
+
     def augmentation(self) -> BagAugmentation:
         """Return the augmentation of bags."""
-        return BagAugmentation(self.tile_dropout, self.view_dropout, self.of_cases)
+        return BagAugmentation(self)
+
+    def augmentation_of_views(self) -> BagAugmentation:
+        """Return the augmentation for prediction, which leaves nothing out."""
+        return BagAugmentation(replace(self, tile_dropout=0.0, view_dropout=0.0, variable_dropout=0.0), unknown_view=0)
 
     def model_arguments(self) -> dict[str, Any]:
         """Return the model arguments that follow from the bags."""
@@ -147,13 +167,15 @@ class BagPreprocessing:
         positions = "with their positions in millimeters" if self.positions else "without positions"
         views = f"; the views {', '.join(self.views)}" if self.views else ""
         times = "" if self.time_scale is None else f"; times in units of {self.time_scale:g}"
-        return [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}{views}{times}."]
+        words = [f"Bags: all tiles of a sample, {self.in_features} features{name} each, {positions}{views}{times}."]
+        return words + self.variables_in_words()
 
-    def _rows(self, number: int, file: SourceFile, time: float) -> np.ndarray:
+    def _rows(self, number: int, file: SourceFile, time: float, variables: np.ndarray) -> np.ndarray:
         tiles = read_features(file.path, mpp=file.mpp)
         self._check(file.path, tiles, file.mpp)
         out = np.zeros((len(tiles.features), self.row_width), np.float32)
         out[:, : self.in_features] = tiles.features
+        out[:, self.in_features : self.in_features + len(variables)] = variables
         if self.of_cases:
             out[:, VIEW], out[:, TIME] = view_number(file, self.views), time
         if self.positions:
@@ -187,16 +209,16 @@ class BagPreprocessing:
 
 
 class BagAugmentation:
-    """Random rotation and flip of each slide about its center, slides left out, views hidden, and tile dropout.
+    """Random rotation and flip of each slide about its center; slides, views, variables and tiles are left out.
 
     Args:
-        tile_dropout: Fraction of tiles to drop.
-        view_dropout: Share of the slides of a case to leave out.
-        of_cases: Whether tiles have the views of their slides, of which some are hidden.
+        preprocessing: Of the bags.
+        unknown_view: Share of slides whose view is hidden.
     """
 
-    def __init__(self, tile_dropout: float = 0.0, view_dropout: float = 0.0, of_cases: bool = False) -> None:
-        self.tile_dropout, self.view_dropout, self.of_cases = tile_dropout, view_dropout, of_cases
+    def __init__(self, preprocessing: BagPreprocessing, unknown_view: float = UNKNOWN_VIEW) -> None:
+        self.preprocessing, self.unknown_view = preprocessing, unknown_view
+        self.tile_dropout, self.view_dropout = preprocessing.tile_dropout, preprocessing.view_dropout
 
     def __call__(self, bag: torch.Tensor, seed: int) -> torch.Tensor:
         """Augment a bag (N, F + 3); equal seeds give equal results in any process and order."""
@@ -214,8 +236,11 @@ class BagAugmentation:
             positions = bag[own, -3:-1].double()
             center = (positions.amin(0) + positions.amax(0)) / 2
             bag[own, -3:-1] = ((positions - center) @ turn + center).to(bag.dtype)
-            if self.of_cases and random.random() < UNKNOWN_VIEW:
+            if self.preprocessing.of_cases and random.random() < self.unknown_view:
                 bag[own, VIEW] = 0
+        if share := self.preprocessing.variable_dropout:
+            variables = self.preprocessing.variable_values(bag)
+            variables[:, hidden_variables(variables.shape[1], share, random)] = math.nan
         if self.tile_dropout:
             kept = random.random(len(bag)) >= self.tile_dropout
             kept[random.integers(len(bag))] = True  # keep at least one tile
@@ -238,6 +263,7 @@ class BagAugmentation:
     def in_words(self) -> str:
         """Describe the augmentation, for people."""
         left_out = f", {100 * self.view_dropout:g} % of the slides of a case left out" if self.view_dropout else ""
-        hidden = f", {100 * UNKNOWN_VIEW:g} % of the views hidden" if self.of_cases else ""
+        hidden = f", {100 * self.unknown_view:g} % of the views hidden" if self.preprocessing.of_cases else ""
+        hidden += self.preprocessing.hidden_in_words()
         dropped = f", {100 * self.tile_dropout:g} % of the tiles dropped" if self.tile_dropout else ""
         return f"slides rotated by any angle and flipped{left_out}{hidden}{dropped}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from softfree.core.options import TrainOptions
+    from softfree_runtime.preprocessing.variables import Variable
     from softfree_runtime.sources.sample_source import SampleSource
 
 
@@ -74,4 +75,29 @@ class Preprocessing(Protocol):
 
     def in_words(self) -> list[str]:
         """Describe the preprocessing in sentences, for people."""
+        ...
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """Preprocessing whose augmentation in training leaves something out, such as images of a case."""
+
+    def augmentation_of_views(self) -> Augmentation | None:
+        """Return the augmentation for prediction, which leaves nothing out; None if there is none."""
+        ...
+
+
+@runtime_checkable
+class HasVariables(Protocol):
+    """Preprocessing of samples that may have clinical variables."""
+
+    variables: list[dict[str, Any]]
+
+    @property
+    def clinical_variables(self) -> tuple[Variable, ...]:
+        """The clinical variables of a sample."""
+        ...
+
+    def variable_values(self, sample: Any, /) -> torch.Tensor:
+        """Return the variables of a prepared sample, (n, V), the same in each row, NaN where unknown; a view."""
         ...

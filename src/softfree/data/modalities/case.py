@@ -14,8 +14,9 @@ from softfree.data.modalities.base import Augmentation, Preprocessing
 from softfree.data.modalities.registry import preprocessing_from_config, preprocessing_to_config
 from softfree.data.modalities.views import view_settings
 from softfree.data.variables import describe_variables
-from softfree_runtime.core.errors import UserError, listed
+from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.case import TOKENIZER, VIEW, NumpyCasePreprocessing
+from softfree_runtime.preprocessing.variables import hidden as hidden_variables
 from softfree_runtime.sources.cases import known_views, longest_time
 from softfree_runtime.sources.sample_source import Case, SampleSource
 
@@ -143,8 +144,7 @@ class CasePreprocessing(NumpyCasePreprocessing):
         views = f"with the views {', '.join(self.views)}" if self.views else "without views"
         times = "" if self.time_scale is None else f", and times in units of {self.time_scale:g}"
         words = [f"Cases: all images of a sample together, {views}{times}."]
-        variables = listed([variable.name for variable in self.clinical_variables])
-        words += [f"Clinical variables beside the images: {variables}."] if variables else []
+        words += self.variables_in_words()
         for number, images in enumerate(self.images):
             own = [view for view, tokenizer in self.tokenizer_of.items() if tokenizer == number]
             words += [f"Views {', '.join(own)}:"] if own else []
@@ -190,8 +190,7 @@ class CaseAugmentation:
                 image.copy_(augmentation(image, own))
         case[np.flatnonzero(hidden), VIEW] = 0
         share, variables = self.preprocessing.variable_dropout, self.preprocessing.variable_values(case)
-        unknown = (random.random(variables.shape[1]) < share) | (random.random() < share)
-        variables[:, np.flatnonzero(unknown)] = math.nan
+        variables[:, hidden_variables(variables.shape[1], share, random)] = math.nan
         return case[np.flatnonzero(kept)]
 
     def in_words(self) -> str:
@@ -200,6 +199,4 @@ class CaseAugmentation:
         own = "".join(f"{words}, of each image; " for words in each)
         left_out = f"{100 * self.preprocessing.view_dropout:g} % of the images left out"
         words = f"{own}{left_out}, {100 * self.unknown_view:g} % of the views hidden"
-        if not self.preprocessing.variables:
-            return words
-        return f"{words}, {100 * self.preprocessing.variable_dropout:g} % of the clinical variables hidden"
+        return words + self.preprocessing.hidden_in_words()

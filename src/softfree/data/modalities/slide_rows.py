@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softfree.data.modalities.slide import Region, SlidePreprocessing, normalize
+from softfree.data.modalities.slide import COLORS, Region, SlidePreprocessing, normalize, write_variables
 from softfree.data.slide_readers.slide import Slide
 from softfree_runtime.core.errors import ReadError
 from softfree_runtime.sources.sample_source import SampleSource
@@ -26,17 +26,24 @@ class SlideRows:
         mpp: Micrometers per pixel of the rows.
         prepare: Pixelwise function from uint8 rows (3, n, W) to the model's input.
         region: Default: the whole slide.
+        variables: Clinical variables (V,), for one more channel; none for the colors alone.
     """
 
     def __init__(
-        self, slide: Slide, mpp: float, prepare: Callable[[Tensor], Tensor], region: Region | None = None
+        self,
+        slide: Slide,
+        mpp: float,
+        prepare: Callable[[Tensor], Tensor],
+        region: Region | None = None,
+        variables: np.ndarray | None = None,
     ) -> None:
         self.slide, self.mpp, self.prepare = slide, mpp, prepare
         if region is None:
             width, height = (max(1, round(side * 1000 / mpp)) for side in slide.size_mm)
             region = Region(0.0, 0.0, width, height)
         self.region = region
-        self.shape = (3, region.height, region.width)
+        self.variables = np.empty(0, np.float32) if variables is None else variables
+        self.shape = (COLORS + bool(len(self.variables)), region.height, region.width)
         self._first, self._held = 0, np.empty((0, region.width, 3), np.uint8)
 
     def read(self, top: int, bottom: int) -> Tensor:
@@ -49,7 +56,16 @@ class SlideRows:
             end = min(max(bottom, top + _HELD // (3 * self.region.width)), self.region.height)
             self._first, self._held = top, self._pixels(top, end)
         rows = self._held[top - self._first : bottom - self._first]
-        return self.prepare(torch.from_numpy(rows).permute(2, 0, 1))
+        colors = self.prepare(torch.from_numpy(rows).permute(2, 0, 1))
+        if not len(self.variables):
+            return colors
+        plane = np.empty((bottom - top, self.region.width), np.float32)
+        write_variables(self.variables, plane, top)
+        return torch.cat([colors, torch.from_numpy(plane)[None]])
+
+    def with_variables(self, variables: np.ndarray) -> SlideRows:
+        """Return the same rows with other clinical variables (V,)."""
+        return SlideRows(self.slide, self.mpp, self.prepare, self.region, variables)
 
     def __enter__(self) -> SlideRows:
         return self
@@ -62,7 +78,7 @@ class SlideRows:
         return self.slide.read(self.region.left, from_top, self.region.width, bottom - top, self.mpp)
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return SlideRows, (self.slide, self.mpp, self.prepare, self.region)
+        return SlideRows, (self.slide, self.mpp, self.prepare, self.region, self.variables)
 
 
 def open_rows(preprocessing: SlidePreprocessing, source: SampleSource, frame: int | None = None) -> SlideRows:
@@ -73,7 +89,8 @@ def open_rows(preprocessing: SlidePreprocessing, source: SampleSource, frame: in
     """
     slide = preprocessing.open(source, frame)
     try:
-        return SlideRows(slide, preprocessing.mpp, _prepared, preprocessing.region(slide))
+        variables = preprocessing.encoded_variables(source)
+        return SlideRows(slide, preprocessing.mpp, _prepared, preprocessing.region(slide), variables)
     except ReadError:
         slide.close()
         raise

@@ -25,6 +25,7 @@ from softfree.reporting.documents.evaluated import (
     read_external,
     with_interval,
 )
+from softfree_runtime.preprocessing.case import variables_of
 
 CAUTION = "For research; not a medical device."
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -95,6 +96,9 @@ class Facts:
 
     def predictors(self) -> list[str]:
         """State what the model sees."""
+        variables = variables_of(self.run.preprocessing)
+        if variables:
+            return [f"The {self.kind}, and beside them the variables {listed(variables, 'and')}."]
         return [f"Only the {self.kind} themselves; no other variables."]
 
     def data(self) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from softfree.models.bag import BagTransformer
 from softfree.models.case import CaseTransformer
 from softfree.models.classifier import Classifier
+from softfree.models.slide import SlideTransformer
 from softfree.saliency.activations import EncoderInput, classify, encoder_input, patch_mask, run_blocks
 from softfree.saliency.log_odds import LogOdds
 from softfree.saliency.methods.base import ForwardPass, MapRequest, Method
@@ -21,8 +22,11 @@ STEPS = 8
 def empty_sample(model: Classifier, sample: Tensor) -> Tensor:
     """Samples (B, ...) that show nothing: each channel of an image is its mean, each feature of a bag its tiles' mean.
 
-    Positions, sizes and padding stay.
+    Positions, sizes, padding and clinical variables stay.
     """
+    if isinstance(model, SlideTransformer):
+        pixels = sample[:, : model.in_chans].mean(dim=(2, 3), keepdim=True).expand(-1, -1, *sample.shape[2:])
+        return torch.cat([pixels, sample[:, model.in_chans :]], dim=1)
     if isinstance(model, CaseTransformer):
         return _empty_case(model, sample)
     if not isinstance(model, BagTransformer):
