@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -162,17 +162,20 @@ class Service:
         self.measures.seconds.labels(model.name).observe(seconds)
         return Answer(row, predicted.steps[0], model.version, seconds, predicted.files, predicted.note)
 
-    async def answer_of_job(self, model: ServedModel, sample: Sample, *, explain: bool) -> Answer:
-        """Return the answer for a sample of a job.
+    async def answer_of_job(
+        self, model: ServedModel, sample: Sample, *, explain: bool, on_start: Callable[[], Awaitable[bool]]
+    ) -> Answer:
+        """Return the answer for a sample of a job; ``on_start`` as for :meth:`Pool.predict`.
 
         Raises:
+            Withdrawn: ``on_start`` said no.
             Expired: The server stops.
         """
         started = time.monotonic()
         out = self.spool.maps_of(sample.paths) if explain and model.explains else None
         limit = self.options.job_time_limit
         try:
-            predicted = await self.predicted(model, sample, limit, job=True, out=out)
+            predicted = await self.predicted(model, sample, limit, job=True, out=out, on_start=on_start)
         except Expired:
             if not self.accepting:
                 raise
