@@ -162,6 +162,22 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(small_model: Path, tmp_pat
     run(steps())
 
 
+def test_a_queue_that_is_too_slow_for_the_time_limit_is_503(small_model: Path, tmp_path: Path) -> None:
+    async def steps() -> None:
+        gate = Gate()
+        async with serving(small_model, tmp_path, before=gate, time_limit=20.0) as server:
+            server.service.pool._seconds["small"] = 4.0
+            first = [asyncio.create_task(server.predict(("a.png", png(value)))) for value in (1, 2, 3)]
+            while server.service.pool.waiting("now") < 2:
+                await asyncio.sleep(0.01)
+            refused = await server.predict(("a.png", png(4)))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "4")
+            gate.open.set()
+            assert [response.status_code for response in await asyncio.gather(*first)] == [200] * 3
+
+    run(steps())
+
+
 def test_small_samples_that_wait_share_a_batch(small_model: Path, tmp_path: Path) -> None:
     async def steps() -> None:
         gate = Gate()

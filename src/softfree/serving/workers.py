@@ -170,10 +170,13 @@ class Pool:
         """Return how many samples wait, in one lane or all."""
         return sum(len(self._lanes[name]) for name in ([lane] if lane else self._lanes))
 
+    def expected_wait(self, model: str, count: int) -> float:
+        """Estimate how long the last of ``count`` more samples would wait, in seconds; 0 before the first answer."""
+        return (self.waiting("now") + count) * self._seconds.get(model, 0.0) / self.count
+
     def seconds_to_wait(self, model: str) -> int:
         """Estimate when a full queue has room again, in seconds from 1 to 60."""
-        each = self._seconds.get(model, 1.0)
-        return min(60, max(1, math.ceil(self.waiting("now") * each / self.count / 2)))
+        return min(60, max(1, math.ceil(self.expected_wait(model, 0) / 2)))
 
     async def predict(
         self,
