@@ -162,6 +162,22 @@ def test_a_full_queue_is_503_with_a_time_to_come_back(small_model: Path, tmp_pat
     run(steps())
 
 
+def test_a_queue_that_is_too_slow_for_the_time_limit_is_503(small_model: Path, tmp_path: Path) -> None:
+    async def steps() -> None:
+        gate = Gate()
+        async with serving(small_model, tmp_path, before=gate, time_limit=20.0) as server:
+            server.service.pool._seconds["small"] = 4.0
+            first = [asyncio.create_task(server.predict(("a.png", png(value)))) for value in (1, 2, 3)]
+            while server.service.pool.waiting("now") < 2:
+                await asyncio.sleep(0.01)
+            refused = await server.predict(("a.png", png(4)))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "4")
+            gate.open.set()
+            assert [response.status_code for response in await asyncio.gather(*first)] == [200] * 3
+
+    run(steps())
+
+
 def test_small_samples_that_wait_share_a_batch(small_model: Path, tmp_path: Path) -> None:
     async def steps() -> None:
         gate = Gate()
@@ -482,5 +498,56 @@ def test_a_store_that_is_away_is_503(small_model: Path, tmp_path: Path, monkeypa
                 assert (response.status_code, response.json()["status"]) == (503, "store")
                 assert "DOE" not in response.text
                 assert left_in_spool(tmp_path) == []
+
+    run(steps())
+
+
+def test_only_samples_that_a_worker_has_begun_with_count_as_tried(small_model: Path, tmp_path: Path) -> None:
+    async def steps() -> None:
+        gate = Gate()
+        async with serving(small_model, tmp_path, before=gate) as server:
+            server.service.pool._seconds["small"] = 1.0  # no batches
+            response = await server.predict(*[("a.png", png(value)) for value in range(5)], wait=False)
+            while not server.processes[0].tasks:
+                await asyncio.sleep(0.01)
+            rows = server.service.store.unanswered(response.json()["id"])
+            assert sorted(row["attempts"] for row in rows) == [0, 0, 0, 0, 1]
+            gate.open.set()
+            assert (await server.service.wait(response.json()["id"], 30)).state == "done"
+
+    run(steps())
+
+
+def test_a_sample_whose_worker_was_killed_from_outside_is_not_at_fault(small_model: Path, tmp_path: Path) -> None:
+    deaths = [Died(-9, from_outside=True)] * 6
+
+    def killed(work: Any) -> None:
+        if deaths:
+            raise deaths.pop()
+
+    async def steps() -> None:
+        async with serving(small_model, tmp_path, before=killed) as server:
+            assert (await server.predict(("a.png", png(1)))).status_code == 200
+            assert deaths == []
+
+    run(steps())
+
+
+def test_a_job_goes_on_when_the_database_is_back(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def steps() -> None:
+        monkeypatch.setattr("softfree.serving.jobs._AGAIN", 0.05)
+        async with serving(small_model, tmp_path) as server:
+            real, away = server.service.store.answer, [1, 2]
+
+            def answer(*arguments: Any, **named: Any) -> bool:
+                if away:
+                    raise sql.exc.OperationalError("update", {}, Exception(away.pop()))
+                return real(*arguments, **named)
+
+            monkeypatch.setattr(server.service.store, "answer", answer)
+            job = await server.job(("a.png", png(1)), ("b.png", png(2)))
+            assert (job["state"], job["done"], away) == ("done", 2, [])
 
     run(steps())

@@ -17,6 +17,7 @@ from softfree.serving.records import Answer, JobState, ModelVersion, Sample
 from softfree.serving.rows import failed_row
 from softfree.serving.spool import Spool
 from softfree.serving.store import ATTEMPTS, LEASE
+from softfree.serving.workers import Withdrawn
 
 if TYPE_CHECKING:
     from softfree.serving.service import Service
@@ -27,6 +28,8 @@ AT_ONCE = 8
 """Jobs of this server that run at once."""
 SAMPLES_AT_ONCE = 32
 """Samples of one job that wait for workers at once."""
+_AGAIN = 2.0
+"""Seconds until a job that failed is begun again."""
 _LOOK = 2.0
 """Seconds between two looks for jobs of other servers that have ended."""
 
@@ -89,7 +92,7 @@ class JobRunner:
         self._running.pop(job_id, None)
         self._some.set()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a job stopped (%s); it goes on when its lease ends", type(error).__name__)
+            log.error("a job stopped (%s)", type(error).__name__)
 
     async def _keep_leases(self) -> None:
         while True:
@@ -101,6 +104,18 @@ class JobRunner:
                 log.error("leases could not be kept: %s", type(error).__name__)
 
     async def _do(self, job: Mapping[str, Any]) -> None:
+        """Work on a job; if that fails, such as without a database, it is begun again a little later."""
+        try:
+            await self._work(job)
+        except Exception as error:
+            log.error("a job was interrupted (%s); it goes on soon", type(error).__name__)
+            while not self._stopping:
+                await asyncio.sleep(_AGAIN)
+                with suppress(Exception):
+                    await self._service.in_store(self._service.store.give_back, job["id"])
+                    return
+
+    async def _work(self, job: Mapping[str, Any]) -> None:
         """Answer the samples of a job that have no answer yet."""
         store = self._service.store
         waiting = list(reversed(await self._service.in_store(store.unanswered, job["id"])))
@@ -125,16 +140,21 @@ class JobRunner:
         service, store = self._service, self._service.store
         model = service.models[job["model"]]
         sample = self.sample(row)
-        if sample is None or not await service.in_store(store.begin_sample, job["id"], row["number"]):
+        if sample is None:
             return
         if row["attempts"] >= ATTEMPTS:
             reason = f"{sample.name}: the server ended {row['attempts']} times while it worked on it"
             answer = Answer(failed_row(sample, model, reason, "crashed"), [], model.version, 0.0)
         else:
+
+            async def begin() -> bool:  # a sample that waits for a worker is not at fault if the server ends
+                begun: bool = await service.in_store(store.begin_sample, job["id"], row["number"])
+                return begun
+
             try:
-                answer = await service.answer_of_job(model, sample, explain=bool(job["explain"]))
-            except Expired:
-                return  # the server stops; the sample stays in the store
+                answer = await service.answer_of_job(model, sample, explain=bool(job["explain"]), on_start=begin)
+            except (Expired, Withdrawn):
+                return  # the server stops, and the sample stays in the store; or the job is no longer this server's
         keep = service.options.keep or job["hold"] or answer.files
         until = time.time() + 60 * service.options.hold if keep else None
         stored = await service.in_store(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from softfree.serving.worker import Ready, Reply, WorkerSettings, main
 from softfree_runtime.core.errors import UserError
@@ -21,16 +22,12 @@ class Died(Exception):
 
     Attributes:
         exit_code: Its exit status, or minus the number of the signal that ended it.
+        from_outside: Whether somebody killed it, and not the system for want of memory: the task is not at fault.
     """
 
-    def __init__(self, exit_code: int | None) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
-
-    @property
-    def killed(self) -> bool:
-        """Whether somebody ended it from outside: a person, or a system without memory."""
-        return self.exit_code == -signal.SIGKILL
+    def __init__(self, exit_code: int | None, from_outside: bool = False) -> None:
+        super().__init__(exit_code, from_outside)
+        self.exit_code, self.from_outside = exit_code, from_outside
 
     def __str__(self) -> str:
         if self.exit_code is not None and self.exit_code < 0:
@@ -105,6 +102,7 @@ class WorkerProcess:
             Expired: The time has passed.
         """
         assert self._process is not None
+        before = _kills_for_memory()
         try:
             self._pipe.send(work)
             left = seconds
@@ -118,7 +116,7 @@ class WorkerProcess:
             self._process.join(5)
             code = self._process.exitcode
             self.kill()
-            raise Died(code) from None
+            raise Died(code, code == -signal.SIGKILL and before is not None and _kills_for_memory() == before) from None
         return reply
 
     def kill(self) -> None:
@@ -128,3 +126,12 @@ class WorkerProcess:
         self._process.kill()
         self._process.join(5)
         self._pipe.close()
+
+
+def _kills_for_memory() -> int | None:
+    """Return how many processes Linux has killed for want of memory since its start; None where that is not known."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ T = TypeVar("T")
 JOB_QUEUE = 100
 """Samples of jobs that may wait, as a multiple of ``--queue``: they wait on disk."""
 RENDER_QUEUE = 256
+_SHARE = 0.5
+"""Part of the time limit that a request may be expected to wait; estimates are off."""
 _POLL = 0.2
 _FORGOTTEN = 3600.0
 """Seconds after which files that no sample knows are deleted: those of requests that a killed server was reading."""
@@ -102,13 +104,19 @@ class Service:
         return self.models[name]
 
     def refuse_if_busy(self, model: str, count: int = 1) -> None:
-        """Refuse a request of so many samples when the queue is full."""
+        """Refuse a request of so many samples when the queue is full, or too slow for the time limit."""
         if not self.accepting:
             raise Busy("the server is stopping; try again in a moment", status="stopping", retry_after=5)
         if self.pool.waiting("now") + count > self.options.queue:
             self.measures.refused.inc()
             raise Busy(
                 f"more than {self.options.queue} samples would wait; try again later",
+                retry_after=self.pool.seconds_to_wait(model),
+            )
+        if self.pool.expected_wait(model, count) > _SHARE * self.options.time_limit and self.pool.waiting("now"):
+            self.measures.refused.inc()
+            raise Busy(
+                f"there would be no answer within {self.options.time_limit:g} seconds; try again later",
                 retry_after=self.pool.seconds_to_wait(model),
             )
 
@@ -162,17 +170,20 @@ class Service:
         self.measures.seconds.labels(model.name).observe(seconds)
         return Answer(row, predicted.steps[0], model.version, seconds, predicted.files, predicted.note)
 
-    async def answer_of_job(self, model: ServedModel, sample: Sample, *, explain: bool) -> Answer:
-        """Return the answer for a sample of a job.
+    async def answer_of_job(
+        self, model: ServedModel, sample: Sample, *, explain: bool, on_start: Callable[[], Awaitable[bool]]
+    ) -> Answer:
+        """Return the answer for a sample of a job; ``on_start`` as for :meth:`Pool.predict`.
 
         Raises:
+            Withdrawn: ``on_start`` said no.
             Expired: The server stops.
         """
         started = time.monotonic()
         out = self.spool.maps_of(sample.paths) if explain and model.explains else None
         limit = self.options.job_time_limit
         try:
-            predicted = await self.predicted(model, sample, limit, job=True, out=out)
+            predicted = await self.predicted(model, sample, limit, job=True, out=out, on_start=on_start)
         except Expired:
             if not self.accepting:
                 raise

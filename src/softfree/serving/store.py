@@ -23,8 +23,8 @@ TABLES = MetaData()
 """All tables; modules of the server add theirs when they are imported, before the store is opened."""
 LEASE = 20.0
 """Seconds without a sign of life after which another server takes over a job."""
-ATTEMPTS = 5
-"""How often a sample may be under way when its server ends, before it is given up."""
+ATTEMPTS = 10
+"""How often a worker may have begun with a sample when its server ended, before the sample is given up."""
 
 jobs = Table(
     "jobs",
@@ -158,10 +158,17 @@ class Store:
             connection.execute(waiting.values(attempts=samples.c.attempts - 1))
             connection.execute(jobs.update().where(own).values(state="queued", owner=None))
 
+    def give_back(self, job_id: str) -> None:
+        """Give back one job of this server."""
+        with self.begin() as connection:
+            mine = (jobs.c.id == job_id) & (jobs.c.owner == self.owner) & (jobs.c.state == "running")
+            connection.execute(jobs.update().where(mine).values(state="queued", owner=None))
+
     def unanswered(self, job_id: str) -> list[dict[str, Any]]:
         """Return the samples of a job that have no answer."""
         with self.begin() as connection:
-            query = sql.select(samples).where(samples.c.job == job_id, ~samples.c.answered).order_by(samples.c.number)
+            order = (samples.c.attempts, samples.c.number)  # those that may be at fault come last
+            query = sql.select(samples).where(samples.c.job == job_id, ~samples.c.answered).order_by(*order)
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def begin_sample(self, job_id: str, number: int) -> bool:

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,13 +26,17 @@ BATCH_SECONDS = 0.1
 """A batch is not made larger than what takes this long: on a processor a batch saves nothing but the overhead."""
 JOBS_WAIT = 0.5
 """Seconds by which samples of jobs let others go first."""
-CRASHES, KILLS = 2, 3
-"""How often one sample alone may end a worker by itself, or by a signal from outside, before it is given up."""
+CRASHES, KILLS = 3, 30
+"""How often a worker may end during one sample alone, by itself or killed from outside, before this is given up."""
 LANES = ("now", "jobs", "large")
 
 
 class Crashed(Exception):
     """A sample ended the workers that read it."""
+
+
+class Withdrawn(Exception):
+    """Whoever gave the sample does not want it done any longer."""
 
 
 class Failed(Exception):
@@ -54,6 +58,7 @@ class Waiting:
         out: Folder for maps; None without.
         lane: Which queue it waits in.
         limit: Seconds that it may take.
+        on_start: Called when a worker is about to begin with it; whether it still may.
         future: Its answer.
         since: When it came.
         crashes, kills: How often it ended a worker alone.
@@ -66,6 +71,7 @@ class Waiting:
     sample: Sample | None = None
     out: Path | None = None
     task: RenderTask | None = None
+    on_start: Callable[[], Awaitable[bool]] | None = None
     future: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     since: float = field(default_factory=time.monotonic)
     crashes: int = 0
@@ -164,24 +170,43 @@ class Pool:
         """Return how many samples wait, in one lane or all."""
         return sum(len(self._lanes[name]) for name in ([lane] if lane else self._lanes))
 
+    def expected_wait(self, model: str, count: int) -> float:
+        """Estimate how long the last of ``count`` more samples would wait, in seconds; 0 before the first answer."""
+        return (self.waiting("now") + count) * self._seconds.get(model, 0.0) / self.count
+
     def seconds_to_wait(self, model: str) -> int:
         """Estimate when a full queue has room again, in seconds from 1 to 60."""
-        each = self._seconds.get(model, 1.0)
-        return min(60, max(1, math.ceil(self.waiting("now") * each / self.count / 2)))
+        return min(60, max(1, math.ceil(self.expected_wait(model, 0) / 2)))
 
     async def predict(
-        self, model: ServedModel, sample: Sample, limit: float, *, job: bool = False, out: Path | None = None
+        self,
+        model: ServedModel,
+        sample: Sample,
+        limit: float,
+        *,
+        job: bool = False,
+        out: Path | None = None,
+        on_start: Callable[[], Awaitable[bool]] | None = None,
     ) -> Predicted:
         """Predict a sample, and write its maps to ``out``.
 
+        Args:
+            model: The model.
+            sample: The sample.
+            limit: Seconds that it may take.
+            job: Whether it belongs to a job, and lets others go first.
+            out: Folder for its maps; None without.
+            on_start: Called when a worker is about to begin with it; returns whether it still may.
+
         Raises:
+            Withdrawn: It may not begin any longer.
             Crashed: It ended the workers that read it.
             Failed: The worker could not process it.
             Expired: It took longer than ``limit``.
         """
         is_large = out is not None or model.kind in ("slide", "bag", "volume")
         lane = "large" if is_large else "jobs" if job else "now"
-        predicted = await self._put(Waiting(lane, limit, model.name, sample, out))
+        predicted = await self._put(Waiting(lane, limit, model.name, sample, out, on_start=on_start))
         if isinstance(predicted, Reply):
             raise Failed(predicted.error, predicted.status)
         assert isinstance(predicted, Predicted)
@@ -284,6 +309,9 @@ class Pool:
 
     async def _do(self, process: WorkerProcess, batch: list[Waiting]) -> None:
         """Give a worker a batch, and everyone their answer."""
+        batch = [item for item in batch if await _may_begin(item)]
+        if not batch:
+            return
         first = batch[0]
         limit = max(item.since + item.limit for item in batch) - time.monotonic()
         if first.lane in ("jobs", "large"):
@@ -305,8 +333,8 @@ class Pool:
             self.measures.restarts.labels(str(death)).inc()
             for item in batch:
                 alone = len(batch) == 1
-                item.kills += alone and death.killed
-                item.crashes += alone and not death.killed
+                item.kills += alone and death.from_outside
+                item.crashes += alone and not death.from_outside
             self._again_alone(batch, Crashed(str(death)), only_if_given_up=True)
             return
         if reply.trace:
@@ -357,6 +385,19 @@ def _work(batch: Sequence[Waiting]) -> object:
         return ExplainWork(first.model, first.sample, first.out)
     samples = tuple(item.sample for item in batch if item.sample is not None)
     return PredictWork(first.model, samples, may_defer=first.lane != "large")
+
+
+async def _may_begin(item: Waiting) -> bool:
+    """Ask whoever gave a sample, once, whether a worker may begin with it."""
+    begin, item.on_start = item.on_start, None
+    try:
+        allowed = begin is None or await begin()
+    except Exception as error:
+        _tell(item, error)
+        return False
+    if not allowed:
+        _tell(item, Withdrawn())
+    return allowed
 
 
 def _tell(item: Waiting, answer: object) -> None:

@@ -267,7 +267,7 @@ class ArchiveBenchOptions:
     out: Path | None = None
 
 
-ServeTest = Literal["cold", "throughput", "overload", "large", "kills", "soak"]
+ServeTest = Literal["cold", "throughput", "overload", "large", "kills", "soak", "tiles"]
 
 
 @dataclass(kw_only=True)
@@ -276,10 +276,11 @@ class ServeBenchOptions:
 
     Attributes:
         tests: What is measured: 'cold' start, 'throughput' next to softfree predict, 'overload', small images beside a
-            'large' one, 'kills' of server and workers, and a 'soak' with good and bad files.
+            'large' one, 'kills' of server and workers, a 'soak' with good and bad files, and 'tiles' of a slide.
         model: Size and patch, as in the names of 'softfree models'; weights are random.
         size: Side of the images in pixels.
         large_size: Side of the large image in pixels.
+        slide_size: Side of the slide in pixels.
         precision: 'fp32', or 'int8' in the linear layers.
         files: Number of images.
         clients: Number of clients at once.
@@ -295,6 +296,7 @@ class ServeBenchOptions:
     model: str = "small_patch16"
     size: int = 512
     large_size: int = 2048
+    slide_size: int = 100_000
     precision: Literal["fp32", "int8"] = "fp32"
     files: int = 32
     clients: int = 8

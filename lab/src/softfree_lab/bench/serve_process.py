@@ -77,6 +77,15 @@ class ServerProcess:
             total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
         return total
 
+    def processor_time(self) -> float:
+        """Seconds that the processors worked for the server and its workers so far."""
+        ticks = 0
+        for pid in (self.process.pid, *self.workers()):
+            with suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def answers(self) -> list[tuple[str, int]]:
         """Job and number of each sample of a job in the audit log."""
         with sqlite3.connect(self.folder / "store.sqlite", timeout=30) as connection:
