@@ -68,6 +68,9 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
     pool = Pool(settings, options.workers, options.max_batch, Measures())
     pool.launch()
     try:
+        from softfree.serving.room import Opening
+
+        opening = Opening(options, models)
         import softfree.serving.app  # noqa: F401  which takes as long as a worker to load its models
         from softfree.serving.service import Service
         from softfree.serving.spool import Spool
@@ -78,7 +81,9 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
         for path in options.maps:
             if not any(model.maps_from == path for model in served.values()):
                 raise UserError(f"--maps {path}: no model that is served was exported from this run (other weights)")
-        return Service(options, served, store, spool, pool)
+        service = Service(options, served, store, spool, pool)
+        service.room = opening.room(served)
+        return service
     except BaseException:
         pool.kill()
         raise
