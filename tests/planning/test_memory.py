@@ -90,9 +90,9 @@ def test_blocks_that_the_system_maps_leave_no_gaps() -> None:
     work = Work(model="seqnorm_vit_tiny_patch16", size=1024, grad_checkpointing=True)
     one = 4096 * 192 * 4  # the kept tensors of the attention and of the stream, and two of the MLP, four times as wide
     units = work.attention.kept_tensors + 1 + 1 + 2 * 4
-    assert memory(work).gaps == pytest.approx(0.6 * 12 * units * one, abs=1)
+    assert memory(work).gaps == pytest.approx(0.7 * 12 * units * one, abs=1)
     wider = replace(work, size=2048)
-    assert memory(wider).gaps == pytest.approx(0.6 * 12 * (units - 8) * 4 * one, abs=1)
+    assert memory(wider).gaps == pytest.approx(0.7 * 12 * (units - 8) * 4 * one, abs=1)
     assert memory(replace(work, images=20)).gaps == 0
 
 

@@ -18,7 +18,7 @@ GPU_CONTEXT = GIB // 2
 MAPPED = 32 * 2**20
 # Gaps at the peak as a fraction of smaller blocks: of kept tensors, of those of a chunk of an MLP, and of tensors that
 # each block recomputes between gradients that stay. Fitted to measured peaks.
-GAPS_KEPT, GAPS_CHUNKED, GAPS_RECOMPUTED = 0.1, 0.35, 0.6
+GAPS_KEPT, GAPS_CHUNKED, GAPS_RECOMPUTED = 0.1, 0.35, 0.7
 
 
 @dataclass(frozen=True)

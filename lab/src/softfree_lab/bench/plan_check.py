@@ -37,7 +37,8 @@ CASES = (
     _case(model=TINY.format("seqnorm"), size=1536, inference=True),
     _case(model=SMALL.format("softmax"), size=1024, inference=True),
     _case(model=SMALL.format("seqnorm"), size=1024, inference=True, precision="bf16", pure=True),
-    # The cases above served to fit the shares of gaps and the stem; those below did not, but for the last three.
+    # The cases above served to fit the shares of gaps and the stem; those below did not, but for those with
+    # recomputed activations, whose share was fitted again.
     _case(model=SMALL.format("softmax"), size=768, stem="patch"),
     _case(model=SMALL.format("sima"), size=768, grad_checkpointing=True),
     _case(model="seqnorm_vit_nano_patch8", size=384, batch_size=2, channels=1),
@@ -56,7 +57,7 @@ CASES = (
         pool="mean_topk",
     ),
     _case(model=TINY.format("seqnorm"), size=512, images=4, inference=True),
-    # Large and small blocks with recomputed activations, whose gaps were fitted again with these.
+    # Blocks of tensors on both sides of the size that the system maps.
     _case(model=TINY.format("seqnorm"), size=1536, grad_checkpointing=True, stem="patch"),
     _case(model=TINY.format("seqnorm"), size=2048, grad_checkpointing=True, stem="patch"),
     _case(
