@@ -28,6 +28,8 @@ from softfree_runtime import predict
 
 _TURNS = 3
 """Predict and server take turns, so that both see the same machine if others use it, too."""
+_PATIENCE = 300.0
+"""Seconds without any new answer after which jobs are given up as lost."""
 _PREDICT = (
     "import sys, time\nfrom softfree_runtime import Model, predict\nmodel = Model(sys.argv[1])\n"
     "predict(model, sys.argv[3])\nbegan, done = time.perf_counter(), 0\n"
@@ -247,13 +249,16 @@ def kills(bench: Bench) -> list[Measured]:
 def _missing(
     server: ServerProcess, accepted: Mapping[str, list[str]], expected: Mapping[str, float]
 ) -> tuple[int, int]:
-    """Wait for all jobs; return how many samples have no answer, and how many a wrong one."""
+    """Wait for all jobs while any goes on; return how many samples have no answer, and how many a wrong one."""
     lost = wrong = 0
-    until = time.perf_counter() + 60 + 2 * sum(map(len, accepted.values()))
+    done: dict[str, int] = {}
+    moved = time.perf_counter()
     for job, chosen in accepted.items():
         while True:
             state = httpx.get(f"{server.address}/v1/jobs/{job}", timeout=60).json()
-            if state["state"] not in ("queued", "running") or time.perf_counter() > until:
+            if done.get(job) != state["done"]:
+                done[job], moved = state["done"], time.perf_counter()
+            if state["state"] not in ("queued", "running") or time.perf_counter() - moved > _PATIENCE:
                 break
             time.sleep(0.2)
         for name, answer in zip(chosen, state["predictions"], strict=True):
