@@ -137,7 +137,7 @@ def test_a_part_at_a_time_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch)
     embed, x = make().patch_embed, collate_bags([bag(700), bag(500)])
     mask = ~x[..., -1].isnan()
     with torch.no_grad():
-        torch.testing.assert_close(embed(x, mask), embed._embed(x, mask))
+        torch.testing.assert_close(embed(x, mask), embed._embed(x, mask, None))
 
 
 def test_collate() -> None:

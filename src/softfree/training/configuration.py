@@ -134,7 +134,8 @@ def check_ranges(options: object) -> None:
 def read_training_table(options: TrainOptions, run: Path | None = None) -> Table:
     """Read the table, which must have training and validation rows; split as in ``run`` when that is resumed."""
     labels = label_options(options)
-    if run is not None and (specs := specs_of(RunDirectory(run).read_config())):
+    specs = () if run is None else specs_of(RunDirectory(run).read_config())
+    if specs:
         labels["targets"] = specs
     table = read_table(
         options.table,
@@ -158,7 +159,7 @@ def read_training_table(options: TrainOptions, run: Path | None = None) -> Table
                 f"{options.table} has no row in split {split}; mark some, or remove the column to have a split drawn"
             )
     refuse_unknown(table, ("train", "val"), options.table)
-    return with_intervals(table, options)
+    return with_intervals(table, options, specs)
 
 
 def refuse_folder(out: Path) -> None:

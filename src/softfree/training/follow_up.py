@@ -21,7 +21,7 @@ from softfree.data.follow_up import (
     refuse_without_events,
 )
 from softfree.data.table import Table
-from softfree.data.target_file import read_targets
+from softfree.data.target_file import TargetSpec, read_targets
 from softfree.data.targets import tables_of
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.targets import Targets
@@ -29,6 +29,7 @@ from softfree_runtime.core.task import Task
 
 FEW_OF_BATCH = 8
 """Samples of a batch below which a Cox loss compares very few."""
+Specs = Sequence[TargetSpec]
 
 
 class TimeSettings(Protocol):
@@ -80,10 +81,15 @@ def _check_batch(settings: TimeSettings, options: TrainOptions) -> None:
         )
 
 
-def with_intervals(table: Table, options: TrainOptions) -> Table:
+def with_intervals(table: Table, options: TrainOptions, specs: Specs = ()) -> Table:
     """Give a task of survival, or each target that is one, its time intervals; none for a Cox model.
 
     Those of a trained model stay as they are.
+
+    Args:
+        table: The table.
+        options: Options of the training.
+        specs: Several targets as a run keeps them, whose file may be gone; default: from the file.
 
     Raises:
         UserError: The training or validation rows have no event, or all at one time.
@@ -94,7 +100,7 @@ def with_intervals(table: Table, options: TrainOptions) -> Table:
             _refuse_without_events(rows, options.table)
         return _with_cuts(rows, settings, options)
 
-    return _each(table, options, chosen)
+    return _each(table, options, chosen, specs)
 
 
 def with_planned_intervals(table: Table, options: TrainOptions) -> Table:
@@ -104,15 +110,17 @@ def with_planned_intervals(table: Table, options: TrainOptions) -> Table:
     return _each(table, options, lambda rows, settings: _with_cuts(rows, settings, options))
 
 
-def _each(table: Table, options: TrainOptions, change: Callable[[Table, TimeSettings], Task]) -> Table:
+def _each(
+    table: Table, options: TrainOptions, change: Callable[[Table, TimeSettings], Task], specs: Specs = ()
+) -> Table:
     """Change the task of survival, or those of the targets that are."""
     if not isinstance(table.task, Targets):
         return replace(table, task=change(table, options)) if table.task.timed else table
-    parts, specs = dict(table.task.parts), _specs(options.targets)
+    parts, named = dict(table.task.parts), {spec.name: spec for spec in specs} or _specs(options.targets)
     for name, rows in tables_of(table).items():
-        if rows.task.timed and not rows.task.cuts and name in specs:
+        if rows.task.timed and not rows.task.cuts and name in named:
             with _named(name):
-                parts[name] = change(rows, specs[name])
+                parts[name] = change(rows, named[name])
     return replace(table, task=Targets.of(parts))
 
 
