@@ -135,7 +135,7 @@ def main(connection: Connection, settings: WorkerSettings, parent: int) -> None:
         reply = worker.answer(work)
         with suppress(BrokenPipeError):
             connection.send(Reply(reply.value, reply.error, reply.status, reply.trace, time.perf_counter() - started))
-        if number % _TRIM_AFTER == 0 or isinstance(work, ExplainWork):
+        if number % _TRIM_AFTER == 0 or isinstance(work, ExplainWork) or _was_too_large(reply):
             from softfree.core.memory import release_memory
 
             release_memory()
@@ -223,6 +223,12 @@ def _render(task: RenderTask) -> RenderResult:
         raise UserError(f"{module} is no module of the server")
     result: RenderResult = getattr(importlib.import_module(module), name)(task.paths, **task.arguments)
     return result
+
+
+def _was_too_large(reply: Reply) -> bool:
+    """Whether something did not fit: errors and what they hold refer to each other, until garbage is collected."""
+    rows = reply.value.rows if isinstance(reply.value, Predicted) else ()
+    return "too_large" in (reply.status, *(row.get("status") for row in rows))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
