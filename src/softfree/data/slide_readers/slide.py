@@ -136,6 +136,10 @@ class Slide:
         width, height = (max(1, math.ceil(side * 1000 / mpp - 1e-6)) for side in self.size_mm)
         return self.read(0, 0, width, height, mpp)
 
+    def fitting_levels(self) -> tuple[Pyramid, tuple[int, ...]]:
+        """Return the reader of the file, and the numbers of its levels that belong to the slide, the finest first."""
+        return self._pyramid, self._levels
+
     def close(self) -> None:
         """Close the file."""
         self._pyramid.close()
