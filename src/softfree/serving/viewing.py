@@ -1,7 +1,7 @@
 """Images, maps and tiles for the page, of the samples of a job; the same endpoints serve the reading room's cases.
 
-Files are decoded in workers, with their limits. What was drawn is kept for a while, because a browser asks again for the
-same tiles.
+Files are decoded in workers, with their limits. What was drawn is kept for a while: a browser asks again for the same
+tiles.
 """
 
 from __future__ import annotations
@@ -90,10 +90,8 @@ def shown_sample(model: ServedModel, sample: Sample, answer: Answer | None, fold
         stem = name.removeprefix("map_").removesuffix(".npz")
         if name.endswith(".npz") and stem.isdecimal():
             maps[int(stem)] = folder / file
-    about = model.about
-    rules = about.get("rules")
-    kind = "case" if model.kind == "case" else model.kind
-    return Shown(sample.paths, kind, sample.frame, maps, rules=tuple(rules) if rules else None)
+    rules = model.about.get("preprocessing", {}).get("rules")
+    return Shown(sample.paths, model.kind, sample.frame, maps, rules=tuple(rules) if rules else None)
 
 
 class Drawn:

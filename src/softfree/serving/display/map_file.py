@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from softfree.saliency.geometry import TokenGrid
-from softfree_runtime.core.files import replacing
 
 FOR, AGAINST = (255, 75, 62), (62, 139, 255)
 """Colors of evidence for and against, both visible on black and on white and told apart by color-blind people."""
@@ -27,7 +26,8 @@ class StoredMap:
         values: float32 on the grid of tokens, (h, w) or (d, h, w).
         grid: Positions of the tokens in the source.
         signed: Whether values below zero are evidence against.
-        words: What the page says about it: ``method``, ``description``, ``caption``, ``target``, ``total``.
+        words: What the page says about it: ``method``, ``description``, ``subject`` (the class that it is about, None
+            if it is the same for all), ``total`` (sum of its values) and ``whole`` (that over all images of a case).
     """
 
     values: np.ndarray
@@ -35,43 +35,38 @@ class StoredMap:
     signed: bool
     words: Mapping[str, Any]
 
-    @property
+    @cached_property
     def limit(self) -> float:
         """The magnitude that gets the full color; 1 if all values are zero."""
         return float(np.abs(self.values).max()) or 1.0
 
-    def save(self, path: Path) -> None:
-        """Write it as ``.npz``."""
-        grid = self.grid
-        buffer = io.BytesIO()
-        facts = {"signed": self.signed, "words": dict(self.words), "spacing": grid.spacing, "shape": grid.shape}
-        np.savez_compressed(
-            buffer,
-            values=self.values.astype(np.float32),
-            start=np.array(grid.start, dtype=np.float64),
-            step=np.array(grid.step, dtype=np.float64),
-            visible=np.array(grid.visible, dtype=np.float64),
-            affine=np.zeros((0, 0)) if grid.affine is None else np.asarray(grid.affine, dtype=np.float64),
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-        )
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
-
     @classmethod
     def load(cls, path: Path) -> StoredMap:
-        """Read what :meth:`save` wrote."""
+        """Read the first map of a file of :func:`softfree.serving.explaining.write_maps`.
+
+        Args:
+            path: ``map_<i>.npz``; ``explained.json`` beside it says what the map means.
+        """
+        told = json.loads(path.with_name("explained.json").read_text(encoding="utf-8"))
         with np.load(path, allow_pickle=False) as file:
-            facts = json.loads(file["facts"].tobytes())
-            affine = file["affine"]
             grid = TokenGrid(
                 tuple(file["start"].tolist()),
                 tuple(file["step"].tolist()),
                 tuple((low, high) for low, high in file["visible"].tolist()),
-                tuple(facts["shape"]),
-                facts["spacing"] and tuple(facts["spacing"]),
-                affine if affine.size else None,
+                tuple(file["shape"].tolist()),
+                tuple(file["spacing"].tolist()) if "spacing" in file else None,
+                file["affine"] if "affine" in file else None,
             )
-            return cls(file["values"], grid, bool(facts["signed"]), facts["words"])
+            values = file["values_0"].astype(np.float32)
+        first = told["maps"][0]
+        words = {
+            "method": first["method"],
+            "description": first["description"],
+            "subject": told["target"],
+            "total": float(values.sum()),
+            "whole": told["sum"],
+        }
+        return cls(values, grid, bool(first["signed"]), words)
 
     def slice(self, axis: int, number: int) -> StoredMap:
         """Return the map on one slice of a volume, (rows, columns) of the other two axes in their order."""
@@ -115,8 +110,7 @@ class StoredMap:
         """
         down, seen_down = self._tokens(0, top + (np.arange(rows) + 0.5) * (bottom - top) / rows)
         across, seen_across = self._tokens(1, left + (np.arange(columns) + 0.5) * (right - left) / columns)
-        colors = colored(self.values, limit or self.limit)
-        out = colors[np.ix_(down, across)]
+        out = colored(self.values[np.ix_(down, across)], limit or self.limit)
         out[~np.logical_and.outer(seen_down, seen_across)] = _UNSEEN
         return out
 

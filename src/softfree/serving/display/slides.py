@@ -26,6 +26,11 @@ class Levels(AbstractSlide):
         super().__init__()
         self._sizes = sizes
 
+    @classmethod
+    def detect_format(cls, filename: object) -> str | None:
+        """Return None: files are opened elsewhere."""
+        return None
+
     @property
     def level_count(self) -> int:
         """Number of levels."""
