@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1")
 _RENDER = "softfree.serving.display.render"
 _KEPT = 48 << 20  # bytes of drawn images and tiles
 
-Number = Annotated[int | None, Query(alias="slice", ge=0, description="Slice of a volume, counted from 0")]
+Slice = Annotated[int | None, Query(alias="slice", ge=0, description="Slice of a volume, counted from 0")]
 Axis = Annotated[str, Query(description="Direction of the slices: axial, coronal or sagittal")]
 Side = Annotated[int | None, Query(ge=16, le=8192, description="Longest side in pixels, to which it is reduced")]
 Part = Annotated[int, Query(ge=0, description="Image of a case, counted from 0")]
@@ -138,7 +138,7 @@ async def _draw(request: Request, shown: Shown, function: str, part: int = 0, **
 
 def add_views(to: APIRouter, prefix: str, resolve: Callable[..., Awaitable[Shown]], tag: str) -> None:
     """Add the endpoints of images, maps and tiles below a prefix, for what ``resolve`` (a dependency) finds."""
-    Found = Annotated[Shown, Depends(resolve)]
+    found = Depends(resolve)
     png: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
     xml: dict[int | str, dict[str, Any]] = {200: {"content": {"application/xml": {}}}}
     zipped: dict[int | str, dict[str, Any]] = {200: {"content": {"application/gzip": {}}}}
@@ -147,67 +147,67 @@ def add_views(to: APIRouter, prefix: str, resolve: Callable[..., Awaitable[Shown
         return to.get(f"{prefix}/{path}", responses=responses, response_class=Response, tags=[tag])
 
     @to.get(f"{prefix}/view", tags=[tag])
-    async def view(request: Request, shown: Found, part: Part = 0) -> Response:
+    async def view(request: Request, shown: Shown = found, part: Part = 0) -> Response:
         """Describe what is shown: kind, size, spacing, window, and the meaning of its map."""
         return await _draw(request, shown, "view", part, map_path=(shown.maps or {}).get(part))
 
     @get("image.png", png)
     async def image(
         request: Request,
-        shown: Found,
+        shown: Shown = found,
         window: Width = None,
         level: Level = None,
-        number: Number = None,
+        cut: Slice = None,
         axis: Axis = "axial",
         side: Side = None,
         part: Part = 0,
     ) -> Response:
         """Draw an image, a slice of a volume, or a small copy of a slide."""
-        look = {"window": window, "level": level, "number": number, "axis": axis, "side": side}
+        look = {"window": window, "level": level, "number": cut, "axis": axis, "side": side}
         return await _draw(request, shown, "image", part, **look)
 
     @get("thumbnail.jpg", {200: {"content": {"image/jpeg": {}}}})
-    async def thumbnail(request: Request, shown: Found, part: Part = 0) -> Response:
+    async def thumbnail(request: Request, shown: Shown = found, part: Part = 0) -> Response:
         """Draw a small image for a list."""
         return await _draw(request, shown, "image", part, side=192, form="jpeg")
 
     @get("map.png", png)
     async def map_image(
         request: Request,
-        shown: Found,
-        number: Number = None,
+        shown: Shown = found,
+        cut: Slice = None,
         axis: Axis = "axial",
         side: Side = None,
         part: Part = 0,
     ) -> Response:
         """Color the map as a transparent layer of the size of the image: red for the class, blue against it."""
-        look = {"number": number, "axis": axis, "side": side, "map_path": shown.map_of(part)}
+        look = {"number": cut, "axis": axis, "side": side, "map_path": shown.map_of(part)}
         return await _draw(request, shown, "map_image", part, **look)
 
     @get("volume.nii.gz", zipped)
-    async def volume(request: Request, shown: Found) -> Response:
+    async def volume(request: Request, shown: Shown = found) -> Response:
         """Return a volume as NIfTI; one of more than 16 million voxels with fewer of them."""
         _only_volumes(shown)
         return await _draw(request, shown, "volume")
 
     @get("map.nii.gz", zipped)
-    async def map_volume(request: Request, shown: Found) -> Response:
+    async def map_volume(request: Request, shown: Shown = found) -> Response:
         """Return the map of a volume as NIfTI, one value per token."""
         _only_volumes(shown)
         return await _draw(request, shown, "map_volume", map_path=shown.map_of(0))
 
     @get("image.dzi", xml)
-    async def image_tiles(request: Request, shown: Found, part: Part = 0) -> Response:
+    async def image_tiles(request: Request, shown: Shown = found, part: Part = 0) -> Response:
         """Describe the tiles of an image or slide (DeepZoom)."""
         return await _draw(request, shown, "descriptor", part)
 
     @get("image_files/{depth}/{column}_{row}.jpeg", {200: {"content": {"image/jpeg": {}}}})
     async def image_tile(
         request: Request,
-        shown: Found,
         depth: int,
         column: int,
         row: int,
+        shown: Shown = found,
         window: Width = None,
         level: Level = None,
         part: Part = 0,
@@ -217,12 +217,12 @@ def add_views(to: APIRouter, prefix: str, resolve: Callable[..., Awaitable[Shown
         return await _draw(request, shown, "tile", part, window=window, level=level, **place)
 
     @get("map.dzi", xml)
-    async def map_tiles(request: Request, shown: Found, part: Part = 0) -> Response:
+    async def map_tiles(request: Request, shown: Shown = found, part: Part = 0) -> Response:
         """Describe the tiles of a map (DeepZoom)."""
         return await _draw(request, shown, "descriptor", part, map_path=shown.map_of(part))
 
     @get("map_files/{depth}/{column}_{row}.png", png)
-    async def map_tile(request: Request, shown: Found, depth: int, column: int, row: int, part: Part = 0) -> Response:
+    async def map_tile(request: Request, depth: int, column: int, row: int, shown: Shown = found, part: Part = 0) -> Response:
         """Draw a tile of a map, transparent where it says nothing."""
         place = {"depth": depth, "column": column, "row": row, "map_path": shown.map_of(part)}
         return await _draw(request, shown, "tile", part, **place)

@@ -40,6 +40,12 @@ class StoredMap:
         """The magnitude that gets the full color; 1 if all values are zero."""
         return float(np.abs(self.values).max()) or 1.0
 
+    @property
+    def unseen(self) -> bool:
+        """Whether a pixel or more at an edge of the source was not in the model's input."""
+        sides = zip(self.grid.visible, self.grid.shape, strict=True)
+        return any(low >= 1 or high <= side - 1 for (low, high), side in sides)
+
     @classmethod
     def load(cls, path: Path) -> StoredMap:
         """Read the first map of a file of :func:`softfree.serving.explaining.write_maps`.
@@ -55,7 +61,7 @@ class StoredMap:
                 tuple((low, high) for low, high in file["visible"].tolist()),
                 tuple(file["shape"].tolist()),
                 tuple(file["spacing"].tolist()) if "spacing" in file else None,
-                file["affine"] if "affine" in file else None,
+                file.get("affine"),
             )
             values = file["values_0"].astype(np.float32)
         first = told["maps"][0]

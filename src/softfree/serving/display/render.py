@@ -42,7 +42,7 @@ def view(paths: Sequence[Path], *, source: Arguments, map_path: Path | None = No
     facts["map"] = None
     if map_path is not None:
         map_ = map_of(map_path)
-        facts["map"] = {"signed": map_.signed, "limit": map_.limit, **map_.words}
+        facts["map"] = {"signed": map_.signed, "limit": map_.limit, "unseen": map_.unseen, **map_.words}
         if shown.kind == "volume":
             facts["map"]["strongest"] = {name: map_.strongest_slice(axis) for axis, name in enumerate(AXES)}
     return RenderResult(json.dumps(facts).encode(), "application/json")

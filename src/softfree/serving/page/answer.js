@@ -95,7 +95,7 @@ export function mapLegend(view, model) {
     "section",
     { class: "card", "aria-label": "Map" },
     el("p", { class: "eyebrow" }, "The map"),
-    el("ul", { class: "legend" }, words, key("unseen-part", "not seen by the model")),
+    el("ul", { class: "legend" }, words, map.unseen ? key("unseen-part", "not seen by the model") : null),
     el("p", { class: "fine" }, "It shows what the model used, not what is diseased. The stronger the color, the larger the part of the answer."),
     details("How the map was made", el("p", {}, `Method: ${map.method.replaceAll("_", " ")}. ${map.description}`)),
   );

@@ -11,7 +11,7 @@ export function el(name, properties = {}, ...children) {
     else if (key.includes("-") || key === "role" || key === "scope") node.setAttribute(key, value === true ? "" : value);
     else node[key] = value;
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -19,7 +19,7 @@ export const byId = (id) => document.getElementById(id);
 
 /** Replace the children of a node. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
 }
 
 let count = 0;

@@ -38,9 +38,9 @@ export function belongTogether(files, kind) {
 }
 
 const READS = {
-  image: "Reads one image: DICOM, PNG, JPEG, TIFF, BMP, GIF or WebP.",
-  volume: "Reads a volume: NIfTI, or the folder of a DICOM series.",
-  slide: "Reads a slide: SVS, NDPI, MRXS, DICOM or a tiled TIFF.",
+  image: "Reads images, each by itself: DICOM, PNG, JPEG, TIFF, BMP, GIF or WebP.",
+  volume: "Reads volumes: NIfTI, or the folder of a DICOM series.",
+  slide: "Reads slides: SVS, NDPI, MRXS, DICOM or a tiled TIFF.",
   case: "Reads all images of one case together.",
   bag: "Reads the features of a slide's tiles: HDF5.",
 };

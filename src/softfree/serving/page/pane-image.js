@@ -5,6 +5,12 @@ import { el } from "./dom.js";
 
 const { OpenSeadragon } = window;
 
+// OpenSeadragon would add a style element, which the content security policy forbids, unless it finds one with this mark;
+// its rule is in style.css. An element of another namespace has the mark, but no styles.
+const mark = document.createElementNS("urn:softfree", "style");
+mark.setAttribute("data-openseadragon-mobile-css", "");
+document.head.append(mark);
+
 /** A viewer of one image and one map that lies exactly over it. */
 export class ImagePane {
   constructor(holder) {

@@ -24,7 +24,11 @@ function loadNiiVue() {
   return loading;
 }
 
-export const PLANES = ["all", "axial", "coronal", "sagittal"];
+const COLORS = { for: [255, 75, 62], against: [62, 139, 255] };  // those of the server's maps
+
+function oneColor([red, green, blue]) {
+  return { R: [red, red], G: [green, green], B: [blue, blue], A: [255, 255], I: [0, 255] };
+}
 
 /** A viewer of one volume and one map. */
 export class VolumePane {
@@ -38,7 +42,9 @@ export class VolumePane {
     pane.niivue = new library.Niivue({
       backColor: [0.035, 0.043, 0.055, 1],
       crosshairColor: [0.45, 0.75, 1, 0.7],
-      crosshairWidth: 1,
+      crosshairWidth: 0.25,
+      crosshairWidthUnit: "percent",
+      sagittalNoseLeft: true,
       isRadiologicalConvention: true,
       show3Dcrosshair: false,
       isColorbar: false,
@@ -46,9 +52,11 @@ export class VolumePane {
       multiplanarShowRender: library.SHOW_RENDER?.NEVER ?? 0,
       dragAndDropEnabled: false,
       isOrientationTextVisible: true,
-      textHeight: 0.04,
+      fontColor: [1, 1, 1, 0.75],
+      fontMinPx: 14,
       logLevel: "silent",
     });
+    for (const [name, color] of Object.entries(COLORS)) pane.niivue.addColormap(name, oneColor(color));
     pane.types = library.SLICE_TYPE;
     await pane.niivue.attachToCanvas(canvas);
     pane.niivue.onLocationChange = (location) => pane.onmove?.(location);
@@ -67,13 +75,18 @@ export class VolumePane {
     const values = await getBuffer(`${base}/map.nii.gz`);
     await this.niivue.loadFromArrayBuffer(values, "map.nii.gz");
     const map = this.niivue.volumes.at(-1);
-    map.colormap = "red";
-    if (view.map.signed) map.colormapNegative = "blue";
-    map.cal_min = 0.1 * view.map.limit;  // weaker values stay transparent
-    map.cal_max = view.map.limit;
-    if (view.map.signed) {
-      map.cal_minNeg = -map.cal_max;
-      map.cal_maxNeg = -map.cal_min;
+    const { limit, signed } = view.map;
+    // Below cal_min NiiVue makes opacity the square of the value's share of it. Values are replaced by their roots, so
+    // that opacity is proportional to the value, as in the maps of images.
+    map.img.forEach((value, index) => { map.img[index] = Math.sign(value) * Math.sqrt(Math.abs(value) * limit); });
+    map.colormapType = 1;
+    map.colormap = "for";
+    map.cal_min = 0.999 * limit;
+    map.cal_max = limit;
+    if (signed) {
+      map.colormapNegative = "against";
+      map.cal_minNeg = -limit;
+      map.cal_maxNeg = -0.999 * limit;
     }
     this.niivue.setInterpolation(true);  // values of tokens are not smoothed
     this.niivue.updateGLVolume();

@@ -4,9 +4,9 @@
 export function percent(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "no value";
   const hundred = value * 100;
-  if (hundred > 0 && hundred < 0.1) return "< 0.1 %";
-  if (hundred < 100 && hundred > 99.9) return "> 99.9 %";
-  return `${hundred.toFixed(hundred >= 99.95 || hundred === 0 ? 0 : 1)} %`;
+  if (hundred > 0 && hundred < 0.1) return "<\u00a00.1\u00a0%";
+  if (hundred < 100 && hundred > 99.9) return ">\u00a099.9\u00a0%";
+  return `${hundred.toFixed(hundred >= 99.95 || hundred === 0 ? 0 : 1)}\u00a0%`;
 }
 
 /** A number with four significant digits. */
