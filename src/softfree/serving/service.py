@@ -262,6 +262,7 @@ class Service:
         """Run a task of the page in a worker.
 
         Raises:
+            NotFound: No such slice or tile.
             Unreadable, Busy, TimedOut: As :meth:`predict`.
         """
         if not self.accepting or self.pool.waiting("render") >= RENDER_QUEUE:
@@ -274,6 +275,8 @@ class Service:
             raise TimedOut(f"not drawn within {limit:g} seconds") from None
         except Crashed as error:
             raise Unreadable(f"drawing it used up a worker's memory, or crashed it ({error})") from None
+        if reply.status == NotFound.status:
+            raise NotFound(reply.error)
         if reply.value is None:
             raise Unreadable(reply.error, status=reply.status)
         result: RenderResult = reply.value

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
 
+from softfree.serving.api import ERRORS, Client, OwnJob, TheService, service_of
 from softfree.serving.errors import NotFound
 from softfree.serving.records import Answer, RenderResult, RenderTask, Sample, ServedModel
-from softfree.serving.service import Service
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", responses=ERRORS)
 _RENDER = "softfree.serving.display.render"
 _KEPT = 48 << 20  # bytes of drawn images and tiles
 
@@ -83,13 +84,13 @@ def shown_sample(model: ServedModel, sample: Sample, answer: Answer | None, fold
         model: That was asked.
         sample: Its files.
         answer: If there is one, its maps.
-        folder: The spool.
+        folder: Of the maps.
     """
     maps = {}
-    for name, file in (answer.files if answer else {}).items():
+    for name in answer.files if answer else ():
         stem = name.removeprefix("map_").removesuffix(".npz")
         if name.endswith(".npz") and stem.isdecimal():
-            maps[int(stem)] = folder / file
+            maps[int(stem)] = folder / name
     rules = model.about.get("preprocessing", {}).get("rules")
     return Shown(sample.paths, model.kind, sample.frame, maps, rules=tuple(rules) if rules else None)
 
@@ -114,12 +115,6 @@ class Drawn:
             _, oldest = self._kept.popitem(last=False)
             self._size -= len(oldest.body)
         return result
-
-
-def service_of(request: Request) -> Service:
-    """Return the service of the application: a dependency."""
-    service: Service = request.app.state.service
-    return service
 
 
 async def _draw(request: Request, shown: Shown, function: str, part: int = 0, **arguments: Any) -> Response:
@@ -222,10 +217,31 @@ def add_views(to: APIRouter, prefix: str, resolve: Callable[..., Awaitable[Shown
         return await _draw(request, shown, "descriptor", part, map_path=shown.map_of(part))
 
     @get("map_files/{depth}/{column}_{row}.png", png)
-    async def map_tile(request: Request, depth: int, column: int, row: int, shown: Shown = found, part: Part = 0) -> Response:
+    async def map_tile(
+        request: Request, depth: int, column: int, row: int, shown: Shown = found, part: Part = 0
+    ) -> Response:
         """Draw a tile of a map, transparent where it says nothing."""
         place = {"depth": depth, "column": column, "row": row, "map_path": shown.map_of(part)}
         return await _draw(request, shown, "tile", part, **place)
+
+
+class PageOut(BaseModel):
+    """What the page has to know before anything is uploaded."""
+
+    room: bool = Field(description="Whether there is a reading room.")
+    blinded: bool = Field(description="Whether the model is hidden there until the reader has decided.")
+    hold: float = Field(description="Minutes after the answer for which uploads are shown.")
+    keep: bool = Field(description="Whether uploads are kept.")
+    who: str = Field(description="The client.")
+
+
+@router.get("/page", tags=["page"])
+async def about(service: TheService, who: Client) -> PageOut:
+    """Describe this server for its page."""
+    options = service.options
+    return PageOut(
+        room=options.cases is not None, blinded=options.blinded, hold=options.hold, keep=options.keep, who=who
+    )
 
 
 def _only_volumes(shown: Shown) -> None:
@@ -233,17 +249,16 @@ def _only_volumes(shown: Shown) -> None:
         raise NotFound("not a volume; get image.png, map.png or their tiles")
 
 
-async def sample_of_job(request: Request, job_id: str, number: int) -> Shown:
+async def sample_of_job(number: int, job: OwnJob, service: TheService) -> Shown:
     """Return what is shown of a sample of a job: a dependency.
 
     Raises:
-        NotFound: No such sample, or its files were deleted.
+        NotFound: No such sample, or a job of another client.
+        Conflict: Its files were deleted.
     """
-    service = service_of(request)
-    sample = await service.files(job_id, number)
-    state = await service.job(job_id)
-    answer = state.answers[number] if number < len(state.answers) else None
-    return shown_sample(service.models[state.model.name], sample, answer, service.spool.folder)
+    sample = await service.files(job.id, number)
+    folder = service.spool.maps_of(sample.paths)
+    return shown_sample(service.model(job.model.name), sample, job.answers[number], folder)
 
 
 add_views(router, "/jobs/{job_id}/samples/{number}", sample_of_job, "page")

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from softfree.serving.errors import ServingError
 from softfree.serving.records import RenderResult, RenderTask, Row, Sample, ServedModel
 from softfree_runtime.core.errors import ReadError, UserError
 
@@ -171,6 +172,8 @@ class _Worker:
             return Reply(_render(work))
         except ReadError as error:
             return Reply(error=error.reason, status=error.status)
+        except ServingError as error:
+            return Reply(error=str(error), status=error.status)
         except UserError as error:
             return Reply(error=str(error), status="unsupported")
         except MemoryError:

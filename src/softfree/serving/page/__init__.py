@@ -28,7 +28,11 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
     for path in sorted(_FOLDER.rglob("*")):
         if path.suffix in _TYPES and path.is_file():
             content = path.read_bytes()
-            found[path.relative_to(_FOLDER).as_posix()] = (content, _TYPES[path.suffix], sha256(content).hexdigest()[:16])
+            found[path.relative_to(_FOLDER).as_posix()] = (
+                content,
+                _TYPES[path.suffix],
+                sha256(content).hexdigest()[:16],
+            )
     return found
 
 

@@ -7,7 +7,7 @@ import {
 } from "./words.js";
 
 /** Show the answer for a sample; the parts are ordered by what must be read first. */
-export function answerPanel(answer, model, view) {
+export function answerPanel(answer, model, view, version) {
   const row = answer.row;
   if (row.status !== "ok") return [unreadable(row)];
   const answers = answersOf(row, model);
@@ -15,9 +15,9 @@ export function answerPanel(answer, model, view) {
     ...warnings(row, answers, model).map(warning),
     ...answers.map((own) => oneAnswer(own, model)),
     el("p", { class: "fine" }, usualInWords(row)),
-    mapLegend(view, model),
+    mapLegend(view, answer.note),
     details("What was done to the pixels", steps(answer, view)),
-    aboutModel(model, answer.model),
+    aboutModel(model, version),
   ];
 }
 
@@ -82,11 +82,9 @@ function survival(answer) {
 }
 
 /** What the colors of the map mean. */
-export function mapLegend(view, model) {
+export function mapLegend(view, note = "") {
   const map = view?.map;
-  if (!map) {
-    return el("p", { class: "fine" }, model.explains ? "" : "This model makes no map: it was exported without its run (see softfree serve --maps).");
-  }
+  if (!map) return el("p", { class: "fine" }, note && `No map: ${note}.`);
   const subject = map.subject ? `“${map.subject}”` : "the answer";
   const words = map.signed
     ? [key("for", `speaks for ${subject}`), key("against", `speaks against ${subject}`)]

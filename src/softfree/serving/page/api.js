@@ -1,14 +1,7 @@
-// Requests to this server, with the token if it wants one. Nothing is asked of any other server.
+// Requests to this server. Nothing is asked of any other server.
+// A server that wants a token gets it once, and gives a cookie for it.
 
 import { el, freshId } from "./dom.js";
-
-const KEY = "softfree-token";
-
-/** The headers of every request. */
-export function headers() {
-  const token = sessionStorage.getItem(KEY);
-  return token ? { Authorization: `Bearer ${token}` } : {};
-}
 
 /** An answer of the server that is not what was asked for, in its own words. */
 export class ServerError extends Error {
@@ -36,13 +29,13 @@ async function ask(path, options = {}) {
   for (;;) {
     let response;
     try {
-      response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+      response = await fetch(path, options);
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new ServerError("The server cannot be reached. Is it still running?", 0, "unreachable");
     }
     if (response.status === 401) {
-      await askForToken(sessionStorage.getItem(KEY) !== null);
+      await signOn();
       continue;
     }
     if (!response.ok) throw await refused(response);
@@ -69,7 +62,6 @@ export function upload(path, form, onprogress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
-    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => {
       if (event.lengthComputable) onprogress(event.loaded / event.total);
@@ -78,7 +70,7 @@ export function upload(path, form, onprogress, signal) {
     request.addEventListener("abort", () => reject(new DOMException("canceled", "AbortError")));
     request.addEventListener("load", async () => {
       if (request.status === 401) {
-        await askForToken(sessionStorage.getItem(KEY) !== null);
+        await signOn();
         upload(path, form, onprogress, signal).then(resolve, reject);
       } else if (request.status >= 200 && request.status < 300) {
         resolve(request.response);
@@ -107,24 +99,35 @@ export async function follow(jobId, onstate, signal) {
 
 let asking = null;
 
-/** Show a dialog for the token, and remember it until the tab is closed. */
-function askForToken(wrong) {
+/** Show a dialog for the token until the server has accepted one. */
+function signOn() {
   asking ??= new Promise((resolve) => {
     const id = freshId("token");
-    const input = el("input", { type: "password", id, autocomplete: "off", required: true });
+    const input = el("input", { type: "password", id, autocomplete: "off", required: true, "aria-describedby": `${id}-words` });
+    const words = el("p", { id: `${id}-words`, role: "status" }, "This server asks for a token. Its operator has given you one.");
     const form = el(
       "form",
       { method: "dialog", class: "dialog-form" },
-      el("h2", { id: `${id}-title` }, "Token"),
-      el("p", {}, wrong ? "That token was not accepted. Try again." : "This server asks for a token. Its operator has given you one."),
+      el("h2", { id: `${id}-title` }, "Sign on"),
+      words,
       el("label", { for: id }, "Token"),
       input,
       el("div", { class: "buttons" }, el("button", { type: "submit", class: "primary" }, "Continue")),
     );
     const dialog = el("dialog", { "aria-labelledby": `${id}-title` }, form);
     dialog.addEventListener("cancel", (event) => event.preventDefault());
-    form.addEventListener("submit", () => {
-      sessionStorage.setItem(KEY, input.value.trim());
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const response = await fetch("v1/session", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ token: input.value.trim() }),
+      }).catch(() => null);
+      if (!response?.ok) {
+        words.textContent = response?.status === 401 ? "That token was not accepted. Try again." : "The server did not answer. Try again.";
+        input.select();
+        return;
+      }
       dialog.remove();
       asking = null;
       resolve();

@@ -14,10 +14,10 @@ async function start() {
   state.viewer = new Viewer(byId("stage"));
   listen();
   try {
-    const { models, room, hold } = await getJson("v1/models");
-    state.models = models;
+    state.models = await getJson("v1/models");
+    const { room, hold, keep } = await getJson("v1/page");
     byId("room-link").hidden = !room;
-    byId("kept").textContent = hold ? `Uploads are deleted after ${hold} minutes.` : "";
+    byId("kept").textContent = keep ? "This server keeps uploads." : `Uploads are deleted ${hold === 1 ? "a minute" : `${hold} minutes`} after the answer.`;
     showModels();
   } catch (error) {
     complain(error);
@@ -112,9 +112,8 @@ async function read(files) {
   try {
     const form = new FormData();
     for (const file of files) form.append("files", file, file.name);
-    for (const input of document.querySelectorAll("[data-variable]")) {
-      if (input.value.trim()) form.append("variables", JSON.stringify({ [input.dataset.variable]: input.value.trim() }));
-    }
+    const variables = [...document.querySelectorAll("[data-variable]")].map((input) => [input.dataset.variable, input.value.trim()]);
+    if (variables.length) form.append("variables", JSON.stringify(Object.fromEntries(variables.filter(([, value]) => value))));
     const options = new URLSearchParams({ wait: "false", hold: "true", explain: String(state.model.explains) });
     if (belongTogether(files, state.model.kind)) options.set("case", "true");
     say("Sending…");
@@ -176,12 +175,12 @@ async function showSample(index) {
 }
 
 async function showAnswer(index, announced) {
-  const answer = state.last?.answers?.[index];
+  const answer = state.last?.predictions?.[index];
   if (!answer) return;
-  if (state.view && answer.explained !== false && !state.view.map) {
+  if (state.view && answer.maps.length && !state.view.map) {
     state.view = await state.viewer.refreshMap().catch(() => state.view);
   }
-  fill(byId("answer"), answerPanel(answer, state.model, state.view));
+  fill(byId("answer"), answerPanel(answer, state.model, state.view, state.last.model));
   addParts(index);
   const row = answer.row;
   const words = row.status === "ok" ? answersOf(row, state.model).map((one) => (one.name ? `${one.name}: ` : "") + headline(one)).join("; ") : "could not be read";
@@ -203,7 +202,7 @@ function addParts(index) {
 
 /** A list of the samples of a folder, each with its answer. */
 function showBar() {
-  const answers = state.last?.answers ?? [];
+  const answers = state.last?.predictions ?? [];
   const total = state.last?.total ?? 1;
   const bar = byId("sample-bar");
   bar.hidden = total < 2;
@@ -231,8 +230,8 @@ async function move(index) {
 }
 
 function saveAnswer() {
-  const answers = state.last.answers.map((answer) => answer && { ...answer, notice: "Not a medical device." });
-  save("softfree-answer.json", new Blob([JSON.stringify(answers, null, 2)], { type: "application/json" }));
+  const { model, predictions, notice } = state.last;
+  save("softfree-answer.json", new Blob([JSON.stringify({ model, predictions, notice }, null, 2)], { type: "application/json" }));
 }
 
 function say(words) {

@@ -1,6 +1,6 @@
 // An image, a slide, or slices of a volume, with its map above it, by OpenSeadragon.
 
-import { getBlob, headers } from "./api.js";
+import { getBlob } from "./api.js";
 import { el } from "./dom.js";
 
 const { OpenSeadragon } = window;
@@ -29,9 +29,6 @@ export class ImagePane {
       visibilityRatio: 0.4,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: true },
-      loadTilesWithAjax: true,
-      ajaxHeaders: headers(),
-      crossOriginPolicy: false,
       preserveViewport: true,
       timeout: 60_000,
     });
