@@ -6,6 +6,7 @@ tiles.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from softfree.serving.api import ERRORS, Client, OwnJob, TheService, service_of
+from softfree.serving.api import ERRORS, Client, TheService, own_job, service_of
 from softfree.serving.errors import NotFound
 from softfree.serving.records import Answer, RenderResult, RenderTask, Sample, ServedModel
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 _RENDER = "softfree.serving.display.render"
 _KEPT = 48 << 20  # bytes of drawn images and tiles
+_REMEMBERED = 5.0  # seconds
+_SAMPLES = 1000
 
 Slice = Annotated[int | None, Query(alias="slice", ge=0, description="Slice of a volume, counted from 0")]
 Axis = Annotated[str, Query(description="Direction of the slices: axial, coronal or sagittal")]
@@ -121,11 +124,9 @@ async def _draw(request: Request, shown: Shown, function: str, part: int = 0, **
     """Run a function of :mod:`softfree.serving.display.render` in a worker, unless its result is still there."""
     service = service_of(request)
     task = shown.task(function, part, service.options.max_pixels, **arguments)
-    state = request.app.state
-    if not hasattr(state, "drawn"):
-        state.drawn = Drawn()
+    drawn: Drawn = request.app.state.drawn
     key = (task.function, task.paths, repr(sorted(task.arguments.items())))
-    result = await state.drawn.get(key, lambda: service.render(task))
+    result = await drawn.get(key, lambda: service.render(task))
     # A browser may keep it until the page is closed: the address names a job that cannot be guessed.
     headers = {"Cache-Control": "private, max-age=600", **result.headers}
     return Response(result.body, media_type=result.media_type, headers=headers)
@@ -249,16 +250,30 @@ def _only_volumes(shown: Shown) -> None:
         raise NotFound("not a volume; get image.png, map.png or their tiles")
 
 
-async def sample_of_job(number: int, job: OwnJob, service: TheService) -> Shown:
+async def sample_of_job(job_id: str, number: int, request: Request, service: TheService, who: Client) -> Shown:
     """Return what is shown of a sample of a job: a dependency.
+
+    What the store says of an answered sample is remembered for some seconds, because a slide asks for many tiles; a
+    file that is deleted meanwhile is missed when it is read.
 
     Raises:
         NotFound: No such sample, or a job of another client.
         Conflict: Its files were deleted.
     """
+    known: dict[tuple[str, int, str], tuple[float, Shown]] = request.app.state.shown
+    key = (job_id, number, who)
+    since, shown = known.get(key, (0.0, None))
+    if shown is not None and time.monotonic() - since < _REMEMBERED:
+        return shown
+    job = await own_job(job_id, service, who)
     sample = await service.files(job.id, number)
     folder = service.spool.maps_of(sample.paths)
-    return shown_sample(service.model(job.model.name), sample, job.answers[number], folder)
+    shown = shown_sample(service.model(job.model.name), sample, job.answers[number], folder)
+    if job.answers[number] is not None:
+        if len(known) > _SAMPLES:
+            known.clear()
+        known[key] = (time.monotonic(), shown)
+    return shown
 
 
 add_views(router, "/jobs/{job_id}/samples/{number}", sample_of_job, "page")

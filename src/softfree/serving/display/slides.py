@@ -134,7 +134,7 @@ def slide_facts(slide: Slide) -> dict[str, Any]:
 
 
 class MapTiles:
-    """Tiles of a map, on the same grid as those of its source, transparent where it says nothing.
+    """Tiles of a map, transparent where it says nothing; they do not overlap, which would show as lines.
 
     Args:
         map_: The map.
@@ -143,7 +143,7 @@ class MapTiles:
 
     def __init__(self, map_: StoredMap, size: tuple[int, int]) -> None:
         self._map = map_
-        self._layout = DeepZoomGenerator(Levels((size,)), TILE, OVERLAP)
+        self._layout = DeepZoomGenerator(Levels((size,)), TILE + 2 * OVERLAP, 0)
 
     @property
     def level_count(self) -> int:

@@ -30,6 +30,7 @@ export class ImagePane {
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: true },
       preserveViewport: true,
+      subPixelRoundingForTransparency: OpenSeadragon.SUBPIXEL_ROUNDING_OCCURRENCES.ALWAYS,
       timeout: 60_000,
     });
     const canvas = this.viewer.canvas;
@@ -71,6 +72,7 @@ export class ImagePane {
           }
           this.items[layer] = item;
           if (layer === "image") this.viewer.world.setItemIndex(item, old ? this.viewer.world.getIndexOfItem(old) + 1 : 0);
+          if (layer === "image" && !old) this.viewer.viewport.goHome(true);
           if (url) this.urls.set(item, url);
           let ended = false;
           const finish = () => {
@@ -129,13 +131,13 @@ export class ImagePane {
 /** Tiles of an image or a map in the DeepZoom format; the window is part of their address. */
 function tiles(base, name, view, query) {
   const [width, height] = view.source;
-  const form = name === "image" ? "jpeg" : "png";
+  const [form, tileSize, tileOverlap] = name === "image" ? ["jpeg", 254, 1] : ["png", 256, 0];
   return {
     tileSource: {
       width,
       height,
-      tileSize: 254,
-      tileOverlap: 1,
+      tileSize,
+      tileOverlap,
       minLevel: 8,
       maxLevel: Math.ceil(Math.log2(Math.max(width, height))),
       getTileUrl: (level, x, y) => new URL(`${base}/${name}_files/${level}/${x}_${y}.${form}${query}`, document.baseURI).href,
