@@ -59,7 +59,7 @@ def create_app(service: Service, guard: Guard | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service, app.state.guard = service, guard
-    app.state.drawn, app.state.shown = viewing.Drawn(), {}
+    app.state.drawn, app.state.shown, app.state.drawing = viewing.Drawn(), {}, None
     app.include_router(api.open_router)
     for router in (api.measures_router, api.router, viewing.router, reading_room.router):
         app.include_router(router, dependencies=[Depends(client)])

@@ -69,6 +69,7 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
     pool.launch()
     try:
         import softfree.serving.app  # noqa: F401  which takes as long as a worker to load its models
+        from softfree.serving.room import open_room
         from softfree.serving.service import Service
         from softfree.serving.spool import Spool
         from softfree.serving.store import Store
@@ -78,7 +79,9 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
         for path in options.maps:
             if not any(model.maps_from == path for model in served.values()):
                 raise UserError(f"--maps {path}: no model that is served was exported from this run (other weights)")
-        return Service(options, served, store, spool, pool)
+        service = Service(options, served, store, spool, pool)
+        service.room = open_room(options, served)
+        return service
     except BaseException:
         pool.kill()
         raise

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
@@ -23,6 +23,9 @@ from softfree.serving.spool import Spool
 from softfree.serving.store import Store
 from softfree.serving.worker import Predicted
 from softfree.serving.workers import Crashed, Failed, Pool
+
+if TYPE_CHECKING:
+    from softfree.serving.room import Room
 
 log = logging.getLogger("softfree.serving")
 
@@ -47,6 +50,7 @@ class Service:
         spool: Uploaded files.
         pool: The workers.
         measures: Numbers for Prometheus.
+        room: The reading room, if there is one.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Service:
         self.options, self.models, self.store, self.spool, self.pool = options, models, store, spool, pool
         self.measures = pool.measures
         self.accepting = False
+        self.room: Room | None = None
         self._database = ThreadPoolExecutor(1 if store.engine.dialect.name == "sqlite" else 4, "store")
         self._audit = AuditLog(self)
         self._jobs = JobRunner(self)

@@ -6,9 +6,11 @@ tiles.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +19,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from softfree.serving.api import ERRORS, Client, TheService, own_job, service_of
-from softfree.serving.errors import NotFound
+from softfree.serving.errors import NotFound, ServingError
 from softfree.serving.records import Answer, RenderResult, RenderTask, Sample, ServedModel
+from softfree.serving.service import Service
 
 router = APIRouter(prefix="/v1", responses=ERRORS)
 _RENDER = "softfree.serving.display.render"
@@ -236,8 +239,20 @@ class PageOut(BaseModel):
     who: str = Field(description="The client.")
 
 
+def _start_drawing(request: Request, service: Service) -> None:
+    """Let the worker that draws import what it needs while the user still looks for a file."""
+    state = request.app.state
+    if state.drawing is None:
+        state.drawing = asyncio.create_task(_warm_up(service))
+
+
+async def _warm_up(service: Service) -> None:
+    with suppress(ServingError):
+        await service.render(RenderTask(f"{_RENDER}:warm_up", ()))
+
+
 @router.get("/page", tags=["page"])
-async def about(service: TheService, who: Client) -> PageOut:
+async def about(request: Request, service: TheService, who: Client) -> PageOut:
     """Describe this server for its page."""
     options = service.options
     return PageOut(

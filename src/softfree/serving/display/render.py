@@ -26,6 +26,13 @@ LONGEST = 4096  # pixels a side, up to which an image is sent whole; larger ones
 AXES = ("axial", "coronal", "sagittal")
 
 
+def warm_up(paths: Sequence[Path]) -> RenderResult:
+    """Import what the others need, before the first image comes."""
+    from softfree.serving.display import slides, volumes  # noqa: F401
+
+    return RenderResult(b"", "text/plain")
+
+
 def view(paths: Sequence[Path], *, source: Arguments, map_path: Path | None = None) -> RenderResult:
     """Describe what is shown: kind, size, spacing, window; and of its map, method and meaning."""
     shown = source_from(paths, source)

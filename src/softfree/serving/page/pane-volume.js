@@ -71,8 +71,8 @@ export class VolumePane {
     this.setPlane("all");
   }
 
-  async showMap(base, view) {
-    const values = await getBuffer(`${base}/map.nii.gz`);
+  async showMap(base, view, query = "") {
+    const values = await getBuffer(`${base}/map.nii.gz${query}`);
     await this.niivue.loadFromArrayBuffer(values, "map.nii.gz");
     const map = this.niivue.volumes.at(-1);
     const { limit, signed } = view.map;

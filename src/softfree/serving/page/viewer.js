@@ -10,8 +10,10 @@ const OPACITY = 0.6;
 
 /** Builds a viewer into an element; a new sample takes the place of the old one. */
 export class Viewer {
-  constructor(root) {
+  /** `extra` is added to the query of every request. */
+  constructor(root, extra = {}) {
     this.root = root;
+    this.extra = extra;
     this.pane = null;
     this.turn = 0;
   }
@@ -19,7 +21,7 @@ export class Viewer {
   /** Show the sample below an address. Returns the description of what is shown, or null if another came first. */
   async open(base, { part = 0 } = {}) {
     const turn = (this.turn += 1);
-    const view = await getJson(`${base}/view${query({ part })}`);
+    const view = await getJson(`${base}/view${query({ part, ...this.extra })}`);
     if (turn !== this.turn) return null;
     this.close();
     Object.assign(this, { base, view, part, window: null, plane: "axial", numbers: null, opacity: OPACITY });
@@ -43,7 +45,7 @@ export class Viewer {
   /** Fetch the map that has been made since the image was opened. */
   async refreshMap() {
     const turn = this.turn;
-    const view = await getJson(`${this.base}/view${query({ part: this.part, now: Date.now() })}`);
+    const view = await getJson(`${this.base}/view${query({ part: this.part, now: Date.now(), ...this.extra })}`);
     if (turn !== this.turn || !view.map) return view;
     this.view = view;
     await this.addMap(view);
@@ -52,7 +54,7 @@ export class Viewer {
 
   async addMap(view) {
     if (this.isVolumePane) {
-      await this.pane.showMap(this.base, view);
+      await this.pane.showMap(this.base, view, query(this.extra));
       this.pane.setOpacity(this.opacity);
     } else await this.pane.showMap(this.base, view, this.mapQuery());
     if (view.map.strongest) for (const [plane, chosen] of Object.entries(view.map.strongest)) this.goTo(plane, chosen);
@@ -66,11 +68,11 @@ export class Viewer {
 
   imageQuery() {
     const shown = this.window && { window: this.window.high - this.window.low, level: (this.window.high + this.window.low) / 2 };
-    return query({ part: this.part, ...shown, ...this.sliceQuery() });
+    return query({ part: this.part, ...shown, ...this.sliceQuery(), ...this.extra });
   }
 
   mapQuery() {
-    return query({ part: this.part, ...this.sliceQuery() });
+    return query({ part: this.part, ...this.sliceQuery(), ...this.extra });
   }
 
   sliceQuery() {
@@ -201,8 +203,8 @@ export class Viewer {
 }
 
 function query(values) {
-  const given = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== 0 || value === 0);
-  const text = new URLSearchParams(given.filter(([key, value]) => !(key === "part" && value === 0))).toString();
+  const given = Object.entries(values).filter(([key, value]) => value !== undefined && value !== null && !(key === "part" && value === 0));
+  const text = new URLSearchParams(given).toString();
   return text ? `?${text}` : "";
 }
 

@@ -1,0 +1,89 @@
+// The numbers of the readings below the list.
+
+import { getBlob, getJson } from "./api.js";
+import { el, fill, save } from "./dom.js";
+
+/** Buttons for exports, and the numbers when they are asked for: they take a few seconds. */
+export function reportSection(root, room) {
+  const numbers = el("div", { "aria-live": "polite" });
+  const show = el("button", { type: "button", onclick: async () => {
+    show.disabled = true;
+    fill(numbers, el("p", { class: "hint" }, "Computing…"));
+    try {
+      fill(numbers, await tables());
+    } catch (error) {
+      fill(numbers, el("p", { class: "error" }, error.message));
+    }
+    show.disabled = false;
+  } }, "Compute the numbers");
+  fill(root, el(
+    "section",
+    { class: "report", "aria-labelledby": "report-title" },
+    el("h2", { id: "report-title" }, room.blinded ? "Reader study" : "Readings of all readers"),
+    el("p", { class: "fine" }, room.blinded
+      ? "How well the readers do without and with the model, how often they change their mind, and how long they take."
+      : "The table with the readers’ labels goes back into training: save it beside the old table, then softfree train readings_table.csv."),
+    el("div", { class: "buttons" },
+      download("Table with new labels (CSV)", "v1/readings.csv?form=table", "readings_table.csv"),
+      download("All readings (CSV)", "v1/readings.csv?form=log", "readings_log.csv"),
+      download("Report (HTML)", "v1/readings/report.html", "reading_report.html"),
+      show),
+    numbers,
+  ));
+}
+
+function download(words, path, name) {
+  const button = el("button", { type: "button", onclick: async () => {
+    button.disabled = true;
+    try {
+      save(name, await getBlob(path));
+      button.textContent = words;
+    } catch (error) {
+      button.textContent = error.message;
+    }
+    button.disabled = false;
+  } }, words);
+  return button;
+}
+
+async function tables() {
+  const found = await getJson("v1/readings/report");
+  if (!found.readers.length) return el("p", { class: "hint" }, "No case has been read to the end yet.");
+  return found.blinded ? studyTable(found) : reviewTable(found);
+}
+
+function reviewTable(found) {
+  return table(["Reader", "Agree", "Disagree", "Relabel", "Median time"], found.readers.map((one) => [one.reader, one.agree, one.disagree, one.relabel, one.seconds === null ? "—" : `${one.seconds.toFixed(0)} s`]));
+}
+
+function studyTable(found) {
+  const rows = [...found.readers, ...(found.mean ? [{ ...found.mean, reader: "Mean" }] : [])];
+  const three = (value) => value.toFixed(3);
+  const signed = (value) => `${value > 0 ? "+" : ""}${value.toFixed(3)}`;
+  const share = (value) => `${(100 * value).toFixed(0)}\u00a0%`;
+  const time = (value) => `${value.toFixed(0)}\u00a0s`;
+  return [
+    el("p", {}, `${found.cases} cases of ${found.patients} patients. The model’s AUROC on them: ${interval(found.model, three)}.`),
+    table(
+      ["Reader", "AUROC alone", "AUROC with the model", "Difference", "Changed their mind", "to the right label", "away from it", "Time alone", "Time with the model"],
+      rows.map((one) => [one.reader, interval(one.alone, three), interval(one.with_model, three), interval(one.difference, signed), interval(one.changed, share), one.to_right ?? "", one.to_wrong ?? "", interval(one.seconds_alone, time), interval(one.seconds_with_model, time)]),
+      found.mean ? rows.length - 1 : -1,
+    ),
+    found.notes.map((note) => el("p", { class: "fine" }, note)),
+  ];
+}
+
+function interval(number, words) {
+  if (number === null || number.value === null) return "—";
+  if (number.low === null) return words(number.value);
+  return `${words(number.value)} (${words(number.low)} to ${words(number.high)})`;
+}
+
+function table(head, rows, bold = -1) {
+  return el("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Numbers" }, el(
+    "table",
+    { class: "numbers" },
+    el("thead", {}, el("tr", {}, head.map((words) => el("th", { scope: "col" }, words)))),
+    el("tbody", {}, rows.map(([first, ...others], index) => el("tr", { class: index === bold ? "mean" : "" }, el("th", { scope: "row" }, first), others.map((cell) => el("td", {}, String(cell)))))),
+  ));
+}
