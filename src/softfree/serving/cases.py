@@ -66,6 +66,7 @@ def load_cases(model: Path, table: Path) -> dict[str, Any]:
         "study": bool(run.members),
         "digest": found.digest,
         "thresholds": dict(run.calibration.thresholds),
+        "coverage": None if run.calibration.sets is None else run.calibration.sets.coverage,
         "notice": run.notice,
         "cases": cases,
     }

@@ -176,7 +176,7 @@ class _Resamples:
         self, task: Task, read: Sequence[int], patients: np.ndarray, cases: Mapping[int, Mapping[str, Any]]
     ) -> None:
         self.task, self.patients, self._cases = task, patients, cases
-        self._position = {row: number for number, row in enumerate(read)}
+        self._read = np.array(read)
         self._items: dict[str, tuple[Quantity, int]] = {}
         self._means: dict[str, tuple[float, int, int]] = {}
         self._statistics: dict[str, Any] = {}
@@ -184,7 +184,7 @@ class _Resamples:
 
     def add_scores(self, name: str, rows: Sequence[int], probabilities: Sequence[Sequence[float]]) -> None:
         """Add the AUROC of some probabilities."""
-        where = np.array([self._position[row] for row in rows])
+        where = self._where(rows)
         scores = Scores(self.task, np.array(probabilities), self._targets(rows), self.patients[where])
         items = all_quantities(scores, only="auroc")
         for leaf, statistic in resampled(items, ["auroc"]).items():
@@ -193,14 +193,17 @@ class _Resamples:
 
     def add_mean(self, name: str, rows: Sequence[int], values: Sequence[float | bool | None]) -> None:
         """Add a mean over cases, without those that have no value."""
-        known = [(self._position[row], float(value)) for row, value in zip(rows, values, strict=True)
-                 if value is not None]  # fmt: skip
+        known = {row: float(value) for row, value in zip(rows, values, strict=True) if value is not None}
         if not known:
             self._means[name] = math.nan, 0, 0
             return
-        where, numbers = np.array([at for at, _ in known]), np.array([number for _, number in known])
+        where, numbers = self._where(list(known)), np.array(list(known.values()))
         self._statistics[name] = on(where, mean(numbers))
         self._means[name] = float(numbers.mean()), len(known), len(np.unique(self.patients[where]))
+
+    def _where(self, rows: Sequence[int]) -> np.ndarray:
+        """Return which of all cases these are, boolean (n,); both are in the order of the rows."""
+        return np.isin(self._read, rows)
 
     def draw(self) -> None:
         """Compute all of them over the resamples."""
@@ -228,6 +231,8 @@ class _Resamples:
             draws = self._draws.get(name, np.full(RESAMPLES, math.nan))
             return value, draws, 0.1, patients, n
         item, patients = self._items[name]
+        if math.isnan(item.value):  # only one class among the cases
+            return item.value, np.full(RESAMPLES, math.nan), 0.1, patients, int(item.rows.sum())
         draws = {key.partition("//")[2]: values for key, values in self._draws.items() if key.startswith(f"{name}//")}
         return item.value, draws_of(item, "auroc", draws), max_left_out(item, draws), patients, int(item.rows.sum())
 

@@ -67,7 +67,8 @@ class Room:
     def about(self) -> dict[str, Any]:
         """Describe the room for the page."""
         splits = sorted({case["split"] for case in self.cases})
-        known = {name: self.content[name] for name in ("classes", "task", "columns", "study", "thresholds", "notice")}
+        kept = ("classes", "task", "columns", "study", "thresholds", "coverage", "notice")
+        known = {name: self.content[name] for name in kept}
         return known | {"model": self.model, "blinded": self.blinded, "splits": splits}
 
     def is_uncovered(self, own: Iterable[Reading]) -> bool:

@@ -28,8 +28,8 @@ export class CaseView {
         { class: "case-head" },
         el("button", { type: "button", onclick: this.list }, "All cases"),
         el("h1", { id: "case-title", tabIndex: -1 }, `Row ${row}`),
-        el("button", { type: "button", disabled: before === null, onclick: () => this.go(before) }, "Previous"),
-        el("button", { type: "button", disabled: after === null, onclick: () => this.go(after) }, "Next"),
+        el("button", { type: "button", class: "step", "aria-label": "Previous case", title: "Previous case", disabled: before === null, onclick: () => this.go(before) }, "‹"),
+        el("button", { type: "button", class: "step", "aria-label": "Next case", title: "Next case", disabled: after === null, onclick: () => this.go(after) }, "›"),
       ),
       el("div", { class: "work" }, el("div", { class: "stage-column" }, this.stage), this.side),
     );
@@ -109,7 +109,7 @@ export class CaseView {
     if (found.status !== "ok") return el("div", { class: "callout bad" }, el("h2", {}, "This could not be read"), el("p", {}, found.reason));
     const row = { ...found, ...Object.fromEntries(Object.entries(found.p).map(([name, p]) => [`p_${name}`, p])) };
     const answer = { name: "", row, task: this.room.task, thresholds: this.room.thresholds };
-    const model = { about: { notice: this.room.notice }, thresholds: this.room.thresholds };
+    const model = { about: { coverage: this.room.coverage }, thresholds: this.room.thresholds };
     return [
       warnings(row, [answer], model).map(({ title, text }) => el("div", { class: "callout warn" }, el("h2", {}, title), el("p", {}, text))),
       el(

@@ -44,7 +44,8 @@ async function readerName() {
     );
     const dialog = el("dialog", { "aria-labelledby": "reader-title" }, form);
     dialog.addEventListener("cancel", (event) => event.preventDefault());
-    form.addEventListener("submit", () => {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
       const name = input.value.trim();
       localStorage.setItem(READER, name);
       dialog.remove();
@@ -110,6 +111,7 @@ function showList() {
   byId("room-lead").textContent = room.blinded
     ? `Blinded: decide first, then the model ${room.model} is shown, and you may change your mind. Cases come in a random order.`
     : `The ${room.study ? "out-of-fold and test" : listed(room.splits)} cases of ${room.model}. Say where you agree with their labels and where you do not.`;
+  if (room.notice) byId("room-lead").append(` ${room.notice}`);
   fill(byId("room-progress"), `${state.reader}: ${room.done} of ${room.total} read`, progressBar(room.done / room.total));
   fill(byId("filters"), filters());
   showCases();

@@ -130,7 +130,6 @@ export function warnings(row, answers, model) {
     });
   }
   if (row.reason) found.push({ title: "Not everything could be read", text: row.reason });
-  if (model.about?.notice) found.push({ title: "About this model", text: model.about.notice });
   return found;
 }
 
