@@ -31,7 +31,8 @@ NOTES = (
     " over classes if there are more than two. A reader's confidence from 0 to 1 stands for probabilities from that of"
     " a guess to 1.",
     "Intervals: bias-corrected percentile bootstrap over patients, all cases of a patient drawn together, the same"
-    " resamples with and without the model. Readers are not resampled: the intervals hold for these readers.",
+    " resamples with and without the model. Readers are not resampled: the intervals hold for these readers. The mean"
+    " leaves out readers whose cases are all of one class.",
     "The model's AUROC is that on the cases that were read. Not a medical device.",
 )
 
@@ -118,18 +119,22 @@ def study(readings: Sequence[Mapping[str, Any]], room: Mapping[str, Any]) -> dic
     resamples.add_scores(MODEL, read, [[cases[row]["p"][name] for name in task.classes] for row in read])
     resamples.draw()
     readers = [_of_reader(name, rows, given, cases, resamples) for name, rows in both.items()]
-    whole = {
-        "alone": resamples.average([f"{name}/{ALONE}" for name in both]).told(),
-        "with_model": resamples.average([f"{name}/{WITH_MODEL}" for name in both]).told(),
-        "difference": resamples.difference(list(both)).told(),
-        "changed": resamples.average([f"{name}/changed" for name in both]).told(),
-        "seconds_alone": resamples.average([f"{name}/{ALONE}/seconds" for name in both]).told(),
-        "seconds_with_model": resamples.average([f"{name}/{WITH_MODEL}/seconds" for name in both]).told(),
-    }
+    ranked = [name for name in both if resamples.has_area(f"{name}/{ALONE}", f"{name}/{WITH_MODEL}")]
+    whole = None
+    if len(ranked) > 1:
+        whole = {
+            "readers": len(ranked),
+            "alone": resamples.average([f"{name}/{ALONE}" for name in ranked]).told(),
+            "with_model": resamples.average([f"{name}/{WITH_MODEL}" for name in ranked]).told(),
+            "difference": resamples.difference(ranked).told(),
+            "changed": resamples.average([f"{name}/changed" for name in ranked]).told(),
+            "seconds_alone": resamples.average([f"{name}/{ALONE}/seconds" for name in ranked]).told(),
+            "seconds_with_model": resamples.average([f"{name}/{WITH_MODEL}/seconds" for name in ranked]).told(),
+        }
     return empty | {
         "patients": len(np.unique(patients)),
         "readers": readers,
-        "mean": whole if len(both) > 1 else None,
+        "mean": whole,
         "model": resamples.average([MODEL]).told(),
     }
 
@@ -208,6 +213,10 @@ class _Resamples:
     def draw(self) -> None:
         """Compute all of them over the resamples."""
         self._draws = distribution(self._statistics, self.patients, num_bootstrap=RESAMPLES, seed=SEED)
+
+    def has_area(self, *names: str) -> bool:
+        """Whether all of these have an AUROC: cases of two classes or more."""
+        return not any(math.isnan(self._items[name][0].value) for name in names)
 
     def average(self, names: Sequence[str]) -> Number:
         """Return the mean of some of them, with its interval."""

@@ -63,7 +63,7 @@ function studyTable(found) {
   const share = (value) => `${(100 * value).toFixed(0)}\u00a0%`;
   const time = (value) => `${value.toFixed(0)}\u00a0s`;
   return [
-    el("p", {}, `${found.cases} cases of ${found.patients} patients. The model’s AUROC on them: ${interval(found.model, three)}.`),
+    el("p", {}, `${found.cases} cases of ${found.patients} patients. The model’s AUROC on them: ${inLine(found.model, three)}. Below each number its 95\u00a0% interval.`),
     table(
       ["Reader", "AUROC alone", "AUROC with the model", "Difference", "Changed their mind", "to the right label", "away from it", "Time alone", "Time with the model"],
       rows.map((one) => [one.reader, interval(one.alone, three), interval(one.with_model, three), interval(one.difference, signed), interval(one.changed, share), one.to_right ?? "", one.to_wrong ?? "", interval(one.seconds_alone, time), interval(one.seconds_with_model, time)]),
@@ -73,10 +73,15 @@ function studyTable(found) {
   ];
 }
 
+function inLine(number, words) {
+  if (number === null || number.value === null) return "—";
+  return number.low === null ? words(number.value) : `${words(number.value)} (${words(number.low)} to ${words(number.high)})`;
+}
+
 function interval(number, words) {
   if (number === null || number.value === null) return "—";
   if (number.low === null) return words(number.value);
-  return `${words(number.value)} (${words(number.low)} to ${words(number.high)})`;
+  return [words(number.value), el("span", { class: "fine" }, `${words(number.low)} to ${words(number.high)}`)];
 }
 
 function table(head, rows, bold = -1) {
@@ -84,6 +89,6 @@ function table(head, rows, bold = -1) {
     "table",
     { class: "numbers" },
     el("thead", {}, el("tr", {}, head.map((words) => el("th", { scope: "col" }, words)))),
-    el("tbody", {}, rows.map(([first, ...others], index) => el("tr", { class: index === bold ? "mean" : "" }, el("th", { scope: "row" }, first), others.map((cell) => el("td", {}, String(cell)))))),
+    el("tbody", {}, rows.map(([first, ...others], index) => el("tr", { class: index === bold ? "mean" : "" }, el("th", { scope: "row" }, first), others.map((cell) => el("td", {}, Array.isArray(cell) ? cell : String(cell)))))),
   ));
 }
