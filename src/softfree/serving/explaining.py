@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,20 @@ from softfree.saliency.options import ExplainOptions
 from softfree_runtime.sources.inputs import NamedSource
 
 
-def write_maps(run: Run, source: NamedSource, out: Path) -> dict[str, Any]:
+def write_maps(run: Run, source: NamedSource, out: Path, order: Sequence[str] = ()) -> dict[str, Any]:
     """Explain a sample and write its maps.
 
     The folder gets the files of ``softfree explain`` (PNG for images, NIfTI for volumes, GeoJSON and TIFF for slides),
     and for each image ``map_<i>.npz``: ``values_<m>`` of each map on the grid of tokens, float64, and the grid, see
     :class:`softfree.saliency.geometry.TokenGrid` (``start``, ``step``, ``visible``, ``shape``; ``spacing`` and
     ``affine`` if they are known). ``explained.json`` says what they mean.
+
+    Args:
+        run: The run.
+        source: The sample.
+        out: The folder.
+        order: Paths of the images of a case, by which they are numbered: its model may take them in another order, and
+            leaves out images that cannot be read. Otherwise they are numbered as they are explained.
 
     Returns:
         The content of ``explained.json``: that of ``softfree explain --json``, with names of files instead of paths,
@@ -35,8 +43,9 @@ def write_maps(run: Run, source: NamedSource, out: Path) -> dict[str, Any]:
     (explained,) = explain_sources(run, [source], ExplainOptions(out=out, progress=False))
     if explained.error is not None:
         raise explained.error
-    told = _told(run, explained)
-    for number, image in enumerate(explained.images):
+    numbers = [order.index(image.path) if image.path in order else at for at, image in enumerate(explained.images)]
+    told = _told(run, explained, numbers)
+    for number, image in zip(numbers, explained.images, strict=True):
         arrays: dict[str, Any] = {f"values_{index}": map_.values for index, map_ in enumerate(image.maps)}
         arrays |= {name: value for name, value in asdict(image.token_grid).items() if value is not None}
         np.savez(out / f"map_{number}.npz", **arrays)
@@ -44,15 +53,15 @@ def write_maps(run: Run, source: NamedSource, out: Path) -> dict[str, Any]:
     return told
 
 
-def _told(run: Run, explained: Explained) -> dict[str, Any]:
+def _told(run: Run, explained: Explained, numbers: Sequence[int]) -> dict[str, Any]:
     told = explained.to_dict(run)
     told.pop("path")
     told["files"] = []
-    for number, image in enumerate(explained.images):
+    for number, image in zip(numbers, explained.images, strict=True):
         for file in image.files:  # whose name may be that of an image in an allowed folder
             ending = "".join(file.suffixes[-2:]) if file.name.endswith(".nii.gz") else file.suffix
             told["files"].append(file.rename(file.with_name(f"map_{number}{ending}")).name)
-    for number, image in enumerate(told.get("images", ())):
+    for number, image in zip(numbers, told.get("images", ()), strict=False):
         image["path"] = f"image {number + 1}"
     told["maps"] = [
         {"method": map_.method, "description": map_.description, "signed": map_.signed} for map_ in explained.maps

@@ -37,8 +37,11 @@ class OpenModel(Protocol):
         """Return a row for each sample; UserError for a sample of a kind that the model cannot take."""
         ...
 
-    def explain(self, source: NamedSource, out: Path) -> dict[str, Any]:
-        """Write the maps of a sample to a folder; ReadError for a sample that gives none."""
+    def explain(self, source: NamedSource, out: Path, order: Sequence[str] = ()) -> dict[str, Any]:
+        """Write the maps of a sample to a folder, those of a case numbered as its paths in ``order``.
+
+        ReadError for a sample that gives none.
+        """
         ...
 
 
@@ -78,13 +81,13 @@ class OnnxModel:
 
         return predict_sources(self.model, sources, on_sample=on_sample)
 
-    def explain(self, source: NamedSource, out: Path) -> dict[str, Any]:
+    def explain(self, source: NamedSource, out: Path, order: Sequence[str] = ()) -> dict[str, Any]:
         """See :class:`OpenModel`."""
         if self.served.maps_from is None:
             raise UserError("this model makes no maps: serve its run, or name the run with --maps")
         if self._explainer is None:
             self._explainer = RunModel(self.served.name, self.served.maps_from, threads=1)
-        return self._explainer.explain(source, out)
+        return self._explainer.explain(source, out, order)
 
 
 class RunModel:
@@ -113,11 +116,11 @@ class RunModel:
         known = table.astype(object).where(table.notna(), None)
         return [{str(name): plain(value) for name, value in row.items()} for row in known.to_dict("records")]
 
-    def explain(self, source: NamedSource, out: Path) -> dict[str, Any]:
+    def explain(self, source: NamedSource, out: Path, order: Sequence[str] = ()) -> dict[str, Any]:
         """See :class:`OpenModel`."""
         from softfree.serving.explaining import write_maps
 
-        return write_maps(self.run, source, out)
+        return write_maps(self.run, source, out, order)
 
 
 def describe(version: ModelVersion, path: Path, form: Any, about: Metadata, maps: Path | None) -> ServedModel:

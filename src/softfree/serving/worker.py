@@ -207,8 +207,9 @@ class _Worker:
             return Predicted([row], [[]])
         steps = self._steps(model.served, work.sample)
         _, source, frame = source_of(work.sample, model.served)
+        order = [os.path.realpath(path) for path in work.sample.paths]
         try:
-            told = model.explain(("sample", source, frame), work.out)
+            told = model.explain(("sample", source, frame), work.out, order)
         except (ReadError, UserError) as error:
             reason = error.reason if isinstance(error, ReadError) else str(error)
             return Predicted([row], [steps], note=without_paths(reason, work.sample))

@@ -37,7 +37,8 @@ class TileTimes:
     def in_words(self, what: str) -> str:
         """Say median and 95th percentile."""
         median, high = np.quantile(self.seconds, (0.5, 0.95)) * 1000
-        return f"{what}: {len(self.seconds)} tiles, median {median:.0f} ms, p95 {high:.0f} ms, {self.size / 1024:.0f} KiB"
+        size = self.size / 1024
+        return f"{what}: {len(self.seconds)} tiles, median {median:.0f} ms, p95 {high:.0f} ms, {size:.0f} KiB each"
 
 
 def write_large_slide(path: Path, side: int = 100_000, seed: int = 0) -> Path:
@@ -107,20 +108,18 @@ def _tiles(rng: np.random.Generator) -> Iterator[bytes]:
 
 
 def walk(side: int, count: int, seed: int = 0) -> list[tuple[int, int, int]]:
-    """List (level, column, row) of DeepZoom tiles as a reader would ask for them: zooming in, and panning there."""
+    """List different (level, column, row) of DeepZoom tiles as a reader asks for them: zooming in, and panning there."""
     rng = np.random.default_rng(seed)
     deepest = math.ceil(math.log2(side))
-    asked = []
+    asked: dict[tuple[int, int, int], None] = {}
     while len(asked) < count:
         x, y = rng.uniform(0.1, 0.9, size=2)
         for level in range(8, deepest + 1):
             length = side / 2 ** (deepest - level)
             column, row = int(x * length / 254), int(y * length / 254)
             last = math.ceil(length / 254) - 1
-            asked += [
-                (level, min(column + dx, last), min(row + dy, last)) for dx in (0, 1) for dy in (0, 1)
-            ]
-    return list(dict.fromkeys(asked))[:count]
+            asked |= {(level, min(column + dx, last), min(row + dy, last)): None for dx in (0, 1) for dy in (0, 1)}
+    return list(asked)[:count]
 
 
 def time_tiles(get: Callable[[int, int, int], bytes], places: list[tuple[int, int, int]]) -> TileTimes:
