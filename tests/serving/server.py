@@ -33,7 +33,7 @@ class Server:
             self.process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
             )
-        for _ in range(600):
+        for _ in range(1800):
             said = self.log.read_text()[began:]
             if found := re.search(r"at (http://\S+?)/ ", said):
                 self.address = found[1]

@@ -18,7 +18,7 @@ from softfree.inference.run import Run
 from softfree.serving.cases import decided, export_table, harmless, load_cases
 from softfree.serving.options import ServeOptions
 from softfree.serving.reading_report import report
-from softfree.serving.room import Room, open_room
+from softfree.serving.room import Opening, Room
 from softfree_runtime.core.errors import UserError
 
 
@@ -277,7 +277,7 @@ def test_tables_and_options_that_do_not_fit_are_refused(run: Run, table: Path, t
     with pytest.raises(UserError, match="is not the table that"):
         load_cases(run.folder, other)
     with pytest.raises(UserError, match="--blinded needs --cases"):
-        open_room(ServeOptions(blinded=True), {})
+        Opening(ServeOptions(blinded=True), {})
     with pytest.raises(UserError, match="serve the run or study"):
-        open_room(ServeOptions(cases=table), {})
-    assert open_room(ServeOptions(), {}) is None
+        Opening(ServeOptions(cases=table), {"file": tmp_path / "model.onnx"})
+    assert Opening(ServeOptions(), {}).room({}) is None

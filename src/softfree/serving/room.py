@@ -148,25 +148,45 @@ def order(cases: Iterable[Mapping[str, Any]], sort: str, reader: str | None) -> 
     return sorted(cases, key=keys[sort])
 
 
-def open_room(options: ServeOptions, models: Mapping[str, ServedModel]) -> Room | None:
-    """Read the cases in a process of its own; None without ``--cases``.
+class Opening:
+    """Reads the cases in a process of its own, while the workers load the models.
+
+    Args:
+        options: The options of the server.
+        models: Path of each model by its name.
 
     Raises:
-        UserError: No served model belongs to the table, or the options contradict each other.
+        UserError: The options contradict each other, or it is not clear which model the cases belong to.
     """
-    if options.cases is None:
-        if options.blinded:
-            raise UserError("--blinded needs --cases TABLE")
-        return None
-    runs = [model for model in models.values() if model.format == "run"]
-    if len(runs) != 1:
-        given = "there is none" if not runs else f"there are {len(runs)}: {', '.join(run.name for run in runs)}"
-        raise UserError(f"--cases {options.cases}: serve the run or study that the cases belong to, and one alone;"
-                        f" {given}")  # fmt: skip
-    (model,) = runs
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        found = executor.submit(loaded, model.path, options.cases).result()
-    if isinstance(found, UserError):
-        raise found
-    key = sha256(f"{found['digest']}\n{model.version.hash}\n{options.blinded}".encode()).hexdigest()
-    return Room(model.name, options.cases, options.blinded, found, key)
+
+    def __init__(self, options: ServeOptions, models: Mapping[str, Path]) -> None:
+        self._options = options
+        self._executor: ProcessPoolExecutor | None = None
+        if options.cases is None:
+            if options.blinded:
+                raise UserError("--blinded needs --cases TABLE")
+            return
+        runs = [name for name, path in models.items() if path.is_dir()]
+        if len(runs) != 1:
+            given = "there is none" if not runs else f"there are {len(runs)}: {', '.join(runs)}"
+            raise UserError(f"--cases {options.cases}: serve the run or study that the cases belong to, and one alone;"
+                            f" {given}")  # fmt: skip
+        (self._name,) = runs
+        self._executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self._found = self._executor.submit(loaded, models[self._name], options.cases)
+
+    def room(self, models: Mapping[str, ServedModel]) -> Room | None:
+        """Wait for the cases; None without ``--cases``.
+
+        Raises:
+            UserError: They cannot be used.
+        """
+        if self._executor is None or self._options.cases is None:
+            return None
+        with self._executor:
+            found = self._found.result()
+        if isinstance(found, UserError):
+            raise found
+        model, blinded = models[self._name], self._options.blinded
+        key = sha256(f"{found['digest']}\n{model.version.hash}\n{blinded}".encode()).hexdigest()
+        return Room(model.name, self._options.cases, blinded, found, key)

@@ -68,8 +68,10 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
     pool = Pool(settings, options.workers, options.max_batch, Measures())
     pool.launch()
     try:
+        from softfree.serving.room import Opening
+
+        opening = Opening(options, models)
         import softfree.serving.app  # noqa: F401  which takes as long as a worker to load its models
-        from softfree.serving.room import open_room
         from softfree.serving.service import Service
         from softfree.serving.spool import Spool
         from softfree.serving.store import Store
@@ -80,7 +82,7 @@ def make_service(models: dict[str, Path], options: ServeOptions) -> Service:
             if not any(model.maps_from == path for model in served.values()):
                 raise UserError(f"--maps {path}: no model that is served was exported from this run (other weights)")
         service = Service(options, served, store, spool, pool)
-        service.room = open_room(options, served)
+        service.room = opening.room(served)
         return service
     except BaseException:
         pool.kill()
