@@ -83,8 +83,8 @@ class ReadingOptions:
 
     Attributes:
         maps: Runs that exported models came from, which make their maps.
-        cases: Table of cases for the reading room.
-        blinded: Hide the model's answer until the reader has decided.
+        cases: Table that the run or study was trained on: opens the reading room with its test and out-of-fold cases.
+        blinded: In the reading room, hide the model and the label until the reader has decided.
     """
 
     maps: list[Path] = field(default_factory=list)

@@ -94,8 +94,9 @@ async def cases(
 @router.get("/cases/{number}")
 async def case(number: int, service: TheService, room: TheRoom, reader: Reader) -> dict[str, Any]:
     """Return a case with the reader's own readings; the number is that of its row in the table, from 0."""
+    found = room.case(number)
     own = await service.in_store(readings.every, service.store.engine, room.key, reader=reader, row=number)
-    return room.told(room.case(number), own)
+    return room.told(found, own)
 
 
 @router.post("/cases/{number}/readings", status_code=201)
@@ -170,6 +171,7 @@ async def _map_state(service: TheService, room: Room, number: int) -> MapOut:
 
 
 async def _refuse_hidden(service: TheService, room: Room, reader: str, number: int) -> None:
+    room.case(number)  # refuses numbers that no database can hold, too
     own = await service.in_store(readings.every, service.store.engine, room.key, reader=reader, row=number)
     if not room.is_uncovered(own):
         raise Forbidden("this reading is blinded: decide first, then the model and its map are shown")

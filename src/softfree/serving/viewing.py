@@ -33,8 +33,11 @@ Slice = Annotated[int | None, Query(alias="slice", ge=0, description="Slice of a
 Axis = Annotated[str, Query(description="Direction of the slices: axial, coronal or sagittal")]
 Side = Annotated[int | None, Query(ge=16, le=8192, description="Longest side in pixels, to which it is reduced")]
 Part = Annotated[int, Query(ge=0, description="Image of a case, counted from 0")]
-Width = Annotated[float | None, Query(gt=0, description="Width of the window, in the file's values")]
-Level = Annotated[float | None, Query(description="Center of the window, in the file's values")]
+_VALUES = "in the file's values"
+Width = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description=f"Width of the window, {_VALUES}")]
+    float | None, Query(gt=0, allow_inf_nan=False, description="Width of the window, in the file's values")
+]
+Level = Annotated[float | None, Query(allow_inf_nan=False, description=f"Center of the window, {_VALUES}")]
 
 
 @dataclass(frozen=True)
