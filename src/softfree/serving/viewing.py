@@ -35,8 +35,6 @@ Side = Annotated[int | None, Query(ge=16, le=8192, description="Longest side in 
 Part = Annotated[int, Query(ge=0, description="Image of a case, counted from 0")]
 _VALUES = "in the file's values"
 Width = Annotated[float | None, Query(gt=0, allow_inf_nan=False, description=f"Width of the window, {_VALUES}")]
-    float | None, Query(gt=0, allow_inf_nan=False, description="Width of the window, in the file's values")
-]
 Level = Annotated[float | None, Query(allow_inf_nan=False, description=f"Center of the window, {_VALUES}")]
 
 
