@@ -16,12 +16,14 @@ ROOT = Path(__file__).parents[2]
 
 
 class Server:
-    """A process that serves; ``address`` is where."""
+    """A process that serves a model as ``small``, and ``others``; ``address`` is where."""
 
-    def __init__(self, model: Path, folder: Path, *options: str, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, model: Path, folder: Path, *options: str, prefix: tuple[str, ...] = (), others: tuple[Path, ...] = ()
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._command = [*prefix, sys.executable, "-m", "softfree", "serve", f"small={model}", "--port", "0",
+        self._command = [*prefix, sys.executable, "-m", "softfree", "serve", f"small={model}", *map(str, others), "--port", "0",
                          "--store", str(folder / "store.sqlite"), *options]  # fmt: skip
         self.log = folder / "log.txt"
         self.start()

@@ -50,7 +50,8 @@ def load_cases(model: Path, table: Path) -> dict[str, Any]:
     columns = _columns(run, found)
     by_row = found.frame.set_index("row")
     cases = []
-    for prediction in frame.to_dict("records"):
+    for record in frame.to_dict("records"):
+        prediction = {str(name): cell for name, cell in record.items()}
         row = int(prediction["row"])
         if row in sources:
             cells = {name: _text(by_row.at[row, name]) for name in columns}
@@ -156,14 +157,14 @@ def _is_wrong(truth: Any, predicted: str, task: Any) -> bool:
     return any(value is not None and bool(value) != (name in called) for name, value in truth.items())
 
 
-def _error(truth: Any, p: Mapping[str, float]) -> float:
+def _error(truth: Any, p: Mapping[str, Any]) -> float:
     """Return how far the probabilities are from the truth, from 0 to 1."""
     if isinstance(truth, str):
         return 1.0 - float(p[truth])
     return max((abs(value - float(p[name])) for name, value in truth.items() if value is not None), default=0.0)
 
 
-def _confidence(p: Mapping[str, float], predicted: str, task: Any) -> float:
+def _confidence(p: Mapping[str, Any], predicted: str, task: Any) -> float:
     """Return the probability of the answer; of findings that of the least certain one."""
     if task.exclusive:
         return float(p[predicted]) if predicted in p else 0.0

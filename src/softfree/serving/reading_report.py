@@ -242,8 +242,8 @@ class _Resamples:
         item, patients = self._items[name]
         if math.isnan(item.value):  # only one class among the cases
             return item.value, np.full(RESAMPLES, math.nan), 0.1, patients, int(item.rows.sum())
-        draws = {key.partition("//")[2]: values for key, values in self._draws.items() if key.startswith(f"{name}//")}
-        return item.value, draws_of(item, "auroc", draws), max_left_out(item, draws), patients, int(item.rows.sum())
+        own = {key.partition("//")[2]: values for key, values in self._draws.items() if key.startswith(f"{name}//")}
+        return item.value, draws_of(item, "auroc", own), max_left_out(item, own), patients, int(item.rows.sum())
 
     def _number(
         self, values: Sequence[float], draws: Sequence[np.ndarray], left_out: float, patients: int, n: int

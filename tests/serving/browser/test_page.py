@@ -32,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Ru
     small = write_run(folder / "image", "seqnorm_vit_nano_patch16", image)
     write_run(folder / "volume", "seqnorm_vit3d_nano", volume, patch_size=[4, 8, 8])
     write_run(folder / "slide", "seqnorm_vit_nano_patch16", SlidePreprocessing.create(8.0))
-    started = Server(small.folder, folder / "served", str(folder / "volume"), str(folder / "slide"), "--workers", "1")
+    others = (folder / "volume", folder / "slide")
+    started = Server(small.folder, folder / "served", "--workers", "1", others=others)
     yield started
     started.stop()
 

@@ -99,6 +99,8 @@ function forget() {
 }
 
 async function read(files) {
+  await ready;  // a file may come before the list of models
+  if (!state.model) return;
   state.stop?.abort();
   forget();
   byId("start-error").hidden = true;
@@ -255,4 +257,4 @@ function complain(error) {
   line.hidden = false;
 }
 
-start();
+const ready = start();
