@@ -23,8 +23,9 @@ class Server:
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
-        self._command = [*prefix, sys.executable, "-m", "softfree", "serve", f"small={model}", *map(str, others), "--port", "0",
-                         "--store", str(folder / "store.sqlite"), *options]  # fmt: skip
+        models = [f"small={model}", *map(str, others)]
+        self._command = [*prefix, sys.executable, "-m", "softfree", "serve", *models, "--port", "0", "--store",
+                         str(folder / "store.sqlite"), *options]  # fmt: skip
         self.log = folder / "log.txt"
         self.start()
 

@@ -95,7 +95,7 @@ def test_window_and_level_change_the_image(browser: Browser, server: Server, fil
     page.get_by_role("slider", name="Map").fill("0")
     page.wait_for_timeout(1000)
     before = page.locator(".pane").screenshot()
-    level = page.get_by_label("Level")
+    level = page.get_by_role("slider", name="Level")
     with page.expect_response(lambda response: "window=" in response.url):
         level.fill(level.get_attribute("max") or "")
     page.wait_for_timeout(1000)
