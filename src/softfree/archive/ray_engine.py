@@ -168,7 +168,7 @@ def _connect(address: str | None) -> Any:
     if not ray.is_initialized():
         try:
             own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"--ray-address {address}: no cluster answers ({first[:200]})") from None

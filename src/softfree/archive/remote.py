@@ -142,7 +142,7 @@ def _system(address: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.url_to_fs(address)  # type: ignore[no-any-return]
+        return fsspec.url_to_fs(address)
     except ImportError as error:
         raise UserError(f"{address}: {_first_line(error)}") from None
     except Exception as error:  # as above

@@ -81,7 +81,7 @@ def histogram(name: str, values: np.ndarray, reference: np.ndarray | None) -> Fi
     axes = drawing.subplots()
     everything = values if reference is None else np.concatenate([values, reference])
     low, high = (0.0, 1.0) if name.startswith("Probability") else (everything.min(), everything.max())
-    edges = np.linspace(low, high if high > low else low + 1, 21)
+    edges = np.linspace(low, high if high > low else low + 1, 21).tolist()
     axes.hist(values, edges, weights=np.full(len(values), 1 / len(values)), color=SERIES[0], alpha=0.6, label="archive")
     if reference is not None and len(reference):
         weights = np.full(len(reference), 1 / len(reference))
