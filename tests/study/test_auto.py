@@ -313,6 +313,7 @@ def test_a_foreign_folder_is_not_touched(begin: Callable, tmp_path: Path) -> Non
         auto(table, AutoOptions(out=tmp_path))
 
 
+@pytest.mark.slow
 def test_each_training_begins_with_weights_pretrained_on_its_own_folds(
     begin: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

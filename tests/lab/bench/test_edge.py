@@ -132,6 +132,7 @@ def test_the_fused_operator_gives_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_has_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EdgeFiles, "difference", lambda self, case: math.nan if case.file else 0.0)
     proto = helper.make_model(helper.make_graph([], "none", [], []))

@@ -17,6 +17,7 @@ from softfree_runtime.core.errors import UserError
 QUICK = {"seconds": 0.02, "threads": 1, "precision": ["fp32"], "passes": ["forward"]}
 
 
+@pytest.mark.slow
 def test_attention(tmp_path: Path) -> None:
     told: list[str] = []
     options = AttentionBenchOptions(
