@@ -34,7 +34,8 @@ QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
 # Of studies whose own tests look at them.
 FIGURES = ("explain.plot_measures", "explain.plot_curves", "robustness.plot_robustness")
-LONG = ("archive", "compare", "edge", "how-many", "own-attention", "several-targets", "slides", "studies", "targets", "tune")
+LONG = ("archive", "compare", "edge", "how-many", "own-attention", "several-targets", "slides", "studies", "targets",
+        "tune")  # fmt: skip
 """Pages whose snippets are slow tests: what they show has fast tests of its own."""
 SMALL = {
     "linear_vit": "--batch-size 8",
