@@ -32,7 +32,7 @@ def options(out: Path, **others) -> ArchiveOptions:
 
 
 def test_rows_equal_those_of_predict(image_run, small_table: Path, tmp_path: Path, capsys) -> None:
-    """One archive through its life: begun in part, finished, found finished, refused to another model."""
+    """One archive through its life: finished, found finished, refused to another model."""
     folder = small_table.parent
     (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
     model, inputs = str(image_run.folder), [str(folder), str(tmp_path / "gone.png")]
@@ -40,8 +40,6 @@ def test_rows_equal_those_of_predict(image_run, small_table: Path, tmp_path: Pat
     assert main(["predict", model, *inputs, "--out", str(single), "--progress=false"]) == 1
 
     out = tmp_path / "archive"
-    assert predict_archive(model, inputs, options(out, block=8, limit=8)) == 0
-    assert not (out / "predictions.parquet").exists()
     assert predict_archive(model, inputs, options(out, block=8, csv=True)) == 1
     assert "32 of 34 predicted" in capsys.readouterr().err
 
@@ -56,8 +54,8 @@ def test_rows_equal_those_of_predict(image_run, small_table: Path, tmp_path: Pat
     assert "32 of 34 inputs were predicted" in page
     assert "00.png" not in page
     last = json.loads((out / "progress.jsonl").read_text().splitlines()[-1])
-    assert (last["done"], last["statuses"]) == (34, {"ok": 24, "corrupt": 1, "missing": 1})
-    assert 'softfree_archive_rows{status="ok"} 24' in (out / "progress.prom").read_text()
+    assert (last["done"], last["statuses"]) == (34, {"ok": 32, "corrupt": 1, "missing": 1})
+    assert 'softfree_archive_rows{status="ok"} 32' in (out / "progress.prom").read_text()
 
     parts = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
     assert predict_archive(model, inputs, options(out, block=8)) == 1
@@ -162,6 +160,9 @@ def test_a_killed_archive_goes_on_and_equals_an_undisturbed_one(run, shared_data
     whole = tmp_path / "whole"
     predict_archive(str(run.folder), inputs, options(whole, block=16))
     out = tmp_path / "killed"
+    assert predict_archive(str(run.folder), inputs, options(out, block=16, limit=32)) == 0
+    assert ArchiveFolder(out).done(len(pd.read_parquet(whole / "predictions.parquet"))).sum() == 32
+    assert not (out / "predictions.parquet").exists()
     command = [sys.executable, "-m", "softfree.cli.main", "predict", str(run.folder), *inputs]
     command += ["--out", str(out), "--workers", "1", "--block", "16", "--progress", "false"]
     for seconds in (3, 9, 12, 16):

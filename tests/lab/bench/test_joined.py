@@ -15,6 +15,7 @@ from softfree_runtime.core.errors import UserError
 NANO = "seqnorm_vit_nano_patch16"
 
 
+@pytest.mark.slow
 def test_rows_of_both_ways(tmp_path: Path) -> None:
     options = CasesBenchOptions(model=NANO, images=3, side=32, rounds=1, threads=1, out=tmp_path)
     text = bench_cases(options, lambda _: None)
