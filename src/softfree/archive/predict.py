@@ -120,6 +120,7 @@ def _finish(folder: ArchiveFolder, settings: PredictorSettings, options: Archive
     summary = read_summary(folder)
     if summary is None or not folder.results.is_file() or (options.csv and not folder.csv.is_file()):
         with _lock(folder.root / ".begin.lock", wait=True, what="finishing"):
+            folder.remove_leftovers()
             folder.write_results(csv=options.csv)
             summary = write_summary(folder, settings)
     failed = summary["rows"] - summary["statuses"].get("ok", 0)

@@ -23,7 +23,7 @@ from pydicom.sr.codedict import codes
 from tests.serving.hospital.support import ROW
 
 from softfree.serving.hospital.findings import STATEMENT, Choice, Number, findings_of
-from softfree.serving.hospital.maps import Picture, write_map
+from softfree.serving.hospital.maps import MapImage, write_map
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree_runtime.core.errors import ReadError
 
@@ -128,8 +128,8 @@ def test_results_are_valid(kind: str, shared_data: Path, tmp_path: Path) -> None
     report_of(source).save_as(tmp_path / "report.dcm", enforce_file_format=True)
     assert errors_of(tmp_path / "report.dcm") - errors_of(source) == set()
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "map.png")
-    picture = Picture(tmp_path / "map.png")
-    write_map(tmp_path / "map.dcm", picture, [source], model="chest", predicted="PNEUMONIA", seed="a")
+    map_image = MapImage(tmp_path / "map.png")
+    write_map(tmp_path / "map.dcm", map_image, [source], model="chest", predicted="PNEUMONIA", seed="a")
     assert errors_of(tmp_path / "map.dcm") - errors_of(source) == set()
 
 
@@ -137,7 +137,7 @@ def test_map_says_what_it_is(ct: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "map.png")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_map(tmp_path / name / "map.dcm", Picture(tmp_path / "map.png", note="3 of 9"), [ct], model="Лёгкие",
+        write_map(tmp_path / name / "map.dcm", MapImage(tmp_path / "map.png", note="3 of 9"), [ct], model="Лёгкие",
                   predicted="норма", seed="a")  # fmt: skip
     first, again = (dcmread(tmp_path / name / "map.dcm") for name in ("a", "b"))
     assert first.pixel_array[:40, :60].reshape(-1, 3).std(axis=0).tolist() == [0, 0, 0]
@@ -150,7 +150,7 @@ def test_map_says_what_it_is(ct: Path, tmp_path: Path) -> None:
     assert first.PatientID == dcmread(ct).PatientID
     (tmp_path / "map.png").write_bytes(b"no image")
     with pytest.raises(ReadError, match="the map is no image"):
-        write_map(tmp_path / "map.dcm", Picture(tmp_path / "map.png"), [ct], model="m", predicted="", seed="a")
+        write_map(tmp_path / "map.dcm", MapImage(tmp_path / "map.png"), [ct], model="m", predicted="", seed="a")
 
 
 def test_names_in_any_script_are_kept(ct: Path, tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ class ShownImage:
         part = replace(self.image, pixels=self.image.pixels[top:bottom, left:right])
         if window is not None and self.gray:
             part = replace(part, low=window.low, high=window.high)
-        return as_picture(part.unit())
+        return to_image(part.unit())
 
 
-def as_picture(unit: np.ndarray) -> Image.Image:
+def to_image(unit: np.ndarray) -> Image.Image:
     """Return (H, W, 1 or 3) or (H, W) in [0, 1] as a gray or color image of 8 bits."""
     shown = np.rint(unit * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(shown[..., 0] if shown.shape[2:] == (1,) else shown))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from softfree.serving.display.images import Window, as_picture
+from softfree.serving.display.images import Window, to_image
 from softfree.serving.display.map_file import StoredMap
 from softfree_runtime.readers.volume import Volume
 
@@ -81,7 +81,7 @@ class ShownVolume:
         shown = window or self.window
         values = turned(np.take(self.voxels, number, axis=axis)).astype(np.float32)
         unit = np.clip((values - shown.low) / max(shown.width, 1e-6), 0, 1)
-        return as_picture(unit).resize(self.size(axis, side), Image.Resampling.BILINEAR)
+        return to_image(unit).resize(self.size(axis, side), Image.Resampling.BILINEAR)
 
     def size(self, axis: int, side: int | None = None) -> tuple[int, int]:
         """(width, height) of a drawn slice, whose pixels are as long as the finer side of its voxels."""

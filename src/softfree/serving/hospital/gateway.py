@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from softfree.serving.errors import Busy, NotFound, ServingError
 from softfree.serving.hospital.findings import findings_of
 from softfree.serving.hospital.incoming import short
-from softfree.serving.hospital.maps import Picture, write_map
+from softfree.serving.hospital.maps import MapImage, write_map
 from softfree.serving.hospital.outbox import Outbox
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree.serving.hospital.routes import Routes, Rule, described
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
 _MAP = re.compile(r"map_\d+\.png")  # the map over one image of the sample, among an answer's files
-_SLICE = "softfree.serving.hospital.pictures:strongest_slice"
+_SLICE = "softfree.serving.hospital.slices:strongest_slice"
 _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
 
 
@@ -113,9 +113,9 @@ class Gateway:
                 return
         try:
             state, digests = await self._answered(note, model, groups, rule)
-            pictures = [await self._pictures_of(model, state, number) for number in range(len(groups))]
-            written = await asyncio.to_thread(self._write, model, groups, state, pictures, digests, label)
-            self._service.spool.remove(picture.file for each in pictures for picture in each)
+            map_images = [await self._map_images_of(model, state, number) for number in range(len(groups))]
+            written = await asyncio.to_thread(self._write, model, groups, state, map_images, digests, label)
+            self._service.spool.remove(map_image.file for each in map_images for map_image in each)
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
             return
@@ -125,8 +125,8 @@ class Gateway:
             logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
             self._outbox.notify()
 
-    async def _pictures_of(self, model: ServedModel, state: JobState, number: int) -> list[Picture]:
-        """Return the maps of a sample as pictures, one for each of its images; none if there are none."""
+    async def _map_images_of(self, model: ServedModel, state: JobState, number: int) -> list[MapImage]:
+        """Return the maps of a sample as images, one for each of its images; none if there are none."""
         answer = state.answers[number]
         if answer is None or not answer.files:
             return []
@@ -137,17 +137,17 @@ class Gateway:
         folder = self._service.spool.maps_of(sample.paths)
         names = sorted(filter(_MAP.fullmatch, answer.files), key=lambda name: int(name[4:-4]))
         if names:
-            return [Picture(folder / name, (index,)) for index, name in enumerate(names)]
+            return [MapImage(folder / name, (index,)) for index, name in enumerate(names)]
         return [await self._slice_of(model, sample, folder)] if model.kind == "volume" else []
 
-    async def _slice_of(self, model: ServedModel, sample: Sample, folder: Path) -> Picture:
+    async def _slice_of(self, model: ServedModel, sample: Sample, folder: Path) -> MapImage:
         """Let a worker draw a slice of a volume with its map."""
         rules = model.about.get("preprocessing", {}).get("rules")
         given = {"map_path": folder / "map_0.npz", "max_voxels": self._service.options.max_pixels, "rules": rules}
         drawn = await self._service.render(RenderTask(_SLICE, sample.paths, given))
         file = folder / "slice.png"
         await asyncio.to_thread(file.write_bytes, drawn.body)
-        return Picture(file, tuple(range(len(sample.paths))), drawn.headers["slice"])
+        return MapImage(file, tuple(range(len(sample.paths))), drawn.headers["slice"])
 
     async def _answered(
         self, note: Path, model: ServedModel, groups: list[list[ReceivedFile]], rule: Rule
@@ -199,14 +199,14 @@ class Gateway:
         model: ServedModel,
         groups: list[list[ReceivedFile]],
         state: JobState,
-        pictures: Sequence[Sequence[Picture]],
+        map_images: Sequence[Sequence[MapImage]],
         digests: list[str],
         label: str,
     ) -> int:
         """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
         targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
         reported, maps = [], []
-        for group, answer, own in zip(groups, state.answers, pictures, strict=True):
+        for group, answer, own in zip(groups, state.answers, map_images, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
                 logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
@@ -220,7 +220,7 @@ class Gateway:
             reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
             predicted = str(answer.row.get("predicted") or "")
             if own and (model.kind != "case" or len(own) == len(group)):
-                maps += [(picture, [file.path for file in group], predicted) for picture in own]
+                maps += [(map_image, [file.path for file in group], predicted) for map_image in own]
             elif answer.note or answer.files:
                 reason = answer.note or "this kind of sample has none, or not one for each of its images"
                 logger.warning("%s: no map of %s: %s", label, model.name, reason)
@@ -230,10 +230,10 @@ class Gateway:
         seed = sha256("".join(digests).encode()).hexdigest()
         with self._outbox.new() as folder:
             make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
-            for number, (picture, files, predicted) in enumerate(maps):
+            for number, (map_image, files, predicted) in enumerate(maps):
                 path = folder / f"map-{number}.dcm"
                 try:
-                    write_map(path, picture, files, model=model.name, predicted=predicted, seed=seed)
+                    write_map(path, map_image, files, model=model.name, predicted=predicted, seed=seed)
                 except ReadError as error:
                     logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
         return len(reported)

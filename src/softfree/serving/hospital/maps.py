@@ -19,7 +19,7 @@ _BAND = "Not a medical device"
 
 
 @dataclass(frozen=True)
-class Picture:
+class MapImage:
     """A map over its image.
 
     Attributes:
@@ -33,14 +33,16 @@ class Picture:
     note: str = ""
 
 
-def write_map(path: Path, picture: Picture, sources: Sequence[Path], *, model: str, predicted: str, seed: str) -> None:
+def write_map(
+    path: Path, map_image: MapImage, sources: Sequence[Path], *, model: str, predicted: str, seed: str
+) -> None:
     """Write a map as a secondary capture, in a new series of its source's study and with its patient.
 
     A band below the map says in its pixels that it comes from no medical device, since viewers show few headers.
 
     Args:
         path: The DICOM file.
-        picture: The map over its image.
+        map_image: The map over its image.
         sources: The DICOM files of the sample.
         model: Name of the model.
         predicted: What it predicted, for the description.
@@ -50,14 +52,14 @@ def write_map(path: Path, picture: Picture, sources: Sequence[Path], *, model: s
         ReadError: The map cannot be read, or an element of the source's patient or study is damaged.
     """
     try:
-        with Image.open(picture.file) as opened:
+        with Image.open(map_image.file) as opened:
             painted = _with_band(opened.convert("RGB"), f"softfree {model}")
     except (OSError, ValueError, Image.DecompressionBombError):
         raise ReadError("the map is no image that can be read") from None
-    first, *others = (sources[number] for number in picture.sources)
+    first, *others = (sources[number] for number in map_image.sources)
     name = short_text(f"softfree {model}: map")
     about = f"Predicted: {predicted}. " if predicted else ""
-    where = f" Slice {picture.note}." if picture.note else ""
+    where = f" Slice {map_image.note}." if map_image.note else ""
     header = read_header(first)
     write_secondary_capture(
         path,

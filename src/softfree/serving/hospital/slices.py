@@ -1,4 +1,4 @@
-"""A picture of the map of a volume; runs in a worker, since it reads the volume."""
+"""An image of the map of a volume; runs in a worker, since it reads the volume."""
 
 from __future__ import annotations
 
