@@ -19,11 +19,12 @@ from filelock import FileLock
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import in_order
 from softfree.archive.options import ArchiveOptions, check_only_archives
-from softfree.archive.predict import _end, _missing, parse_shard, predict_archive
+from softfree.archive.predict import _end, _missing, predict_archive
 from softfree.archive.predictor import PredictorSettings
 from softfree.archive.summary import Sample, drift, write_summary
 from softfree.archive.worker import Block
 from softfree.cli.main import main
+from softfree.core.shards import parse_shard
 from softfree_runtime.core.errors import UserError
 
 

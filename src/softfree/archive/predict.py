@@ -24,6 +24,7 @@ from softfree.archive.predictor import PredictorSettings
 from softfree.archive.progress import Follower
 from softfree.archive.remote import addresses_of_table, is_remote, list_remote
 from softfree.archive.worker import Block
+from softfree.core.shards import parse_shard
 from softfree.data.inputs import find_inputs
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.case import variables_of
@@ -297,18 +298,6 @@ def _check_hopeful(follower: Follower, out: Path) -> None:
             f"{failed:,} of the first {seen:,} inputs could not be predicted ({why}); their reasons are in"
             f" {out / 'parts'}; to go on all the same, add --keep-going"
         )
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """Parse ``i/n``, with i from 0.
-
-    Raises:
-        UserError: Something else.
-    """
-    number, slash, count = (text or "0/1").partition("/")
-    if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise UserError(f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/4")
-    return int(number), int(count)
 
 
 def _end(until: str | None) -> datetime | None:

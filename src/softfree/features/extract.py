@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from softfree.core.environment import best_device
+from softfree.core.shards import parse_shard
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
@@ -63,7 +64,7 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
         UserError: Impossible options, or all slides of this shard failed.
     """
     _check(options)
-    shard, shards = _shard(options.shard)
+    shard, shards = parse_shard(options.shard)
     frame, slides = _read_slides(table, options.image_root)
     own_slides = slides[shard::shards]
     encoder = create_encoder(options.encoder, options.weights, options.side)
@@ -169,14 +170,6 @@ def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, li
     table_mpp = resolutions(frame["mpp"]) if "mpp" in frame else [None] * len(frame)
     slides = {name: SlideRow(name, str(base / name), mpp) for name, mpp in zip(names, table_mpp, strict=True)}
     return frame, list(slides.values())
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Parse ``i/n``, with i from 0."""
-    number, slash, count = (text or "0/1").partition("/")
-    if not (slash and number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise UserError(f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/4")
-    return int(number), int(count)
 
 
 def _check(options: FeatureOptions) -> None:
