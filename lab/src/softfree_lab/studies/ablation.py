@@ -36,7 +36,7 @@ from softfree_lab.studies import baseline, peers  # noqa: F401  # peers register
 from softfree_lab.studies.children import Children
 from softfree_lab.studies.folds import draw_folds, pool_folds
 from softfree_lab.studies.options import AblationOptions
-from softfree_lab.studies.plots import plot_scales, plot_variants
+from softfree_lab.studies.plots import plot_scales, plot_tokens, plot_variants
 from softfree_lab.studies.summary import summarize, to_markdown, trials_table
 from softfree_lab.studies.takeoff import read_curve
 from softfree_lab.studies.trials import Trial, TrialKey, check_same_options, read_trials, write_trials
@@ -356,4 +356,5 @@ def _write(
     plot_variants(options.out / "summary.png", at_training, pooled)
     if len(scales) > 1:
         plot_scales(options.out / "scales.png", summary)
+    plot_tokens(options.out / "tokens.png", trials)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from softfree_lab.studies.summary import STATISTICS, TITLES, trials_table
+from softfree_lab.studies.takeoff import LEVEL, steps_until
 from softfree_lab.studies.trials import Trial, TrialKey
 from softfree_runtime.core.files import replacing
 
@@ -60,6 +63,60 @@ def plot_scales(path: Path, summary: pd.DataFrame) -> None:
         figure.axes[-1].legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
+
+
+def tokens_of(trial: Trial) -> int | None:
+    """Return the number of tokens of a square image, from the side and the name of the model; None without these."""
+    side, patch = trial.options.get("size"), re.search(r"_patch(\d+)$", str(trial.options.get("model")))
+    return None if side is None or patch is None else (-(-int(side) // int(patch[1]))) ** 2
+
+
+def plot_tokens(path: Path, trials: Mapping[TrialKey, Trial]) -> bool:
+    """Plot AUROC, steps until the validation AUROC reached 0.9, and training time against the number of tokens.
+
+    Each trial is a point and each variant a line through its medians; a run that never reached the level is an open
+    triangle at its last step.
+
+    Returns:
+        Whether there was something to plot: trials of at least two numbers of tokens.
+    """
+    rows = pd.DataFrame(
+        [
+            {"variant": key.variant, "tokens": tokens_of(trial), "auroc": row["auroc"], "cpu": row["cpu_seconds"]}
+            | dict(zip(("steps", "reached"), steps_until(trial) or (None, False), strict=True))
+            for key, trial in trials.items()
+            for row in trials_table({key: trial}).query("scale == 1").to_dict("records")
+        ]
+    ).dropna(subset=["tokens"])
+    if rows["tokens"].nunique() < 2:
+        return False
+    panels = {"auroc": "test AUROC", "steps": f"steps to a validation AUROC of {LEVEL:g}", "cpu": "training, CPU s"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(12, 3.8), layout="constrained")
+        for axes, (name, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+            for number, (variant, own) in enumerate(rows.groupby("variant", sort=False)):
+                aside = 1 + 0.04 * number  # so that equal points of two variants are both seen
+                _line_of_medians(axes, own.assign(tokens=own["tokens"] * aside), name, str(variant), f"C{number}")
+            ticks = sorted(rows["tokens"].unique())
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+            axes.set(xlabel="tokens", ylabel=label, yscale="log" if name == "cpu" else "linear")
+            axes.xaxis.set_minor_locator(NullLocator())
+        figure.axes[1].set_ylim(bottom=0)
+        figure.axes[0].axhline(0.5, color=GRAY, linewidth=1, linestyle=":")
+        figure.axes[-1].legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return True
+
+
+def _line_of_medians(axes: Axes, rows: pd.DataFrame, name: str, label: str, color: str) -> None:
+    """Draw the trials of a variant and the medians over its seeds; those that ended before the level as triangles."""
+    reached = rows["reached"] | (name != "steps")
+    axes.plot(rows["tokens"][reached], rows[name][reached], "o", color=color, alpha=0.45, markersize=4)
+    axes.plot(rows["tokens"][~reached], rows[name][~reached], "^", mfc="none", mec=color, markersize=6)
+    medians = rows.groupby("tokens")[name].median()
+    axes.plot(medians.index, medians, "-", color=color, label=label)
 
 
 def _forest(axes: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, statistic: str) -> None:
