@@ -218,19 +218,9 @@ def read_table(
     named, notes = _patients(path, frame, folder, rows)
     keys: list[str] = named.tolist()
     frame["patient"] = pd.factorize(named)[0].astype(np.int64)
-    split_made = None
-    if known is not None and known.whole:
-        frame["split"] = known.splits_of(keys)
-        split_made = known.in_words()
-    elif "split" not in frame:
-        fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-        before = None if known is None else known.splits_of(keys)
-        frame["split"] = split_patients(read, values, frame["patient"].to_numpy(), keys, fractions, seed, before)
-        split_made = _split_in_words(frame, fractions, seed, read)
-        if known is not None and before is not None:
-            new = len({key for key, split in zip(keys, before, strict=True) if not split})
-            split_made = f"as in {known.in_words()}; {new} new ones of {split_made}"
-    elif strict_patients:
+    fractions = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
+    split_made = _add_split(frame, keys, read, values, fractions=fractions, seed=seed, known=known)
+    if split_made is None and strict_patients:
         _refuse_shared_patients(path, frame, rows)
     notes = [
         *rows.notes,
@@ -242,6 +232,35 @@ def read_table(
         frame.reset_index(drop=True), read, values, folder, split_made, rows.digest, left_out, tuple(notes), keys
     )
     return table if known is None or not known.whole else _known_rows(table)
+
+
+def _add_split(
+    frame: pd.DataFrame,
+    keys: list[str],
+    task: Task,
+    values: np.ndarray,
+    *,
+    fractions: Mapping[str, float],
+    seed: int,
+    known: KnownSplit | None,
+) -> str | None:
+    """Add the column ``split``, unless the table has one and no whole earlier split replaces it.
+
+    Returns:
+        What the split is, in words; None if it is the table's own.
+    """
+    if known is not None and known.whole:
+        frame["split"] = known.splits_of(keys)
+        return known.in_words()
+    if "split" in frame:
+        return None
+    before = None if known is None else known.splits_of(keys)
+    frame["split"] = split_patients(task, values, frame["patient"].to_numpy(), keys, fractions, seed, before)
+    drawn = _split_in_words(frame, fractions, seed, task)
+    if known is None or before is None:
+        return drawn
+    new = len({key for key, split in zip(keys, before, strict=True) if not split})
+    return f"as in {known.in_words()}; {new} new ones of {drawn}"
 
 
 def _with_labels_of_cases(table: TableFile, wanted: list[str]) -> TableFile:
