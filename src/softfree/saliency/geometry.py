@@ -37,13 +37,13 @@ class TokenGrid:
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Give each source pixel the value of the token over its center; NaN outside the visible part."""
-        tokens, covered = zip(*(self._tokens(axis, count) for axis, count in enumerate(values.shape)), strict=True)
+        tokens, covered = zip(*(self.tokens(axis, count) for axis, count in enumerate(values.shape)), strict=True)
         out = values[np.ix_(*tokens)].astype(np.float32)
         out[~reduce(np.logical_and.outer, covered)] = np.nan
         return out
 
-    def _tokens(self, axis: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the token over each pixel of an axis, and whether there is one."""
+    def tokens(self, axis: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the token, of ``count``, over each pixel of an axis, and whether there is one."""
         centers = np.arange(self.shape[axis]) + 0.5
         tokens = np.floor((centers - self.start[axis]) / self.step[axis]).astype(int)
         low, high = self.visible[axis]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from softfree import __version__
+from softfree.serving.case_files import first_files
 from softfree.serving.records import ModelVersion, Row, Sample, ServedModel
 from softfree.serving.rows import DEFERRED, digest_of, failed_row, without_paths
 from softfree_runtime.core.errors import ReadError, UserError
@@ -229,12 +230,12 @@ def source_of(sample: Sample, model: ServedModel) -> NamedSource:
 def _case(sample: Sample, paths: Sequence[str], model: ServedModel) -> Any:
     views = sample.views or ("",) * len(paths)
     times = sample.times or (None,) * len(paths)
-    files = [CaseFile(path, None, sample.frame, view, time)
-             for path, view, time in zip(paths, views, times, strict=True)]  # fmt: skip
+    numbers = first_files(paths, views, model.about["preprocessing"])
+    files = [CaseFile(paths[at], None, sample.frame, views[at], times[at]) for at in numbers]
     known = [variable["name"] for variable in model.about.get("variables", ())]
     given = {name: [str(value)] for name, value in (sample.variables or {}).items() if name in known}
     try:
-        return make_case("the case", "", files, range(len(files)), lambda rows: _numbered(rows), given)
+        return make_case("the case", "", files, numbers, lambda rows: _numbered(rows), given)
     except UserError as error:
         raise ReadError(str(error), "unsupported") from None
 

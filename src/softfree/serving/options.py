@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(kw_only=True)
@@ -107,6 +108,8 @@ class HospitalOptions:
         dicomweb_ca: File with the certificates that the DICOMweb server's own is signed by, PEM.
         dicomweb_days: Days back, by the date of the study, in which series are looked for; 0 for all.
         dicomweb_every: Seconds between two looks.
+        dicom_maps: How maps are sent: 'capture' (an image with the map over it), 'parametric' (its values, as a
+            parametric map in the space of the source) or 'both'; default: capture, and both for slides.
         quiet: Seconds without a new image after which a series counts as complete.
         dicom_folder: Folder for series that wait for their answer and results that wait to be sent; one for each
             server.
@@ -122,6 +125,7 @@ class HospitalOptions:
     dicomweb_ca: Path | None = None
     dicomweb_days: int = 2
     dicomweb_every: float = 10.0
+    dicom_maps: Literal["capture", "parametric", "both"] | None = None
     quiet: float = 10.0
     dicom_folder: Path = Path("softfree-serve/dicom")
 

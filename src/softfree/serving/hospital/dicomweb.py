@@ -150,10 +150,13 @@ class Poller:
         found = [entry for modality in modalities for entry in self._archive.series(modality, self._days)]
         fetched = 0
         present: dict[str, int] = {}
-        for entry in found:
-            study, series, count = _text(entry, _STUDY), _text(entry, _SERIES), int(_text(entry, _INSTANCES) or 0)
-            if not study or not series:
-                continue
+        each = [(_text(entry, _STUDY), _text(entry, _SERIES), int(_text(entry, _INSTANCES) or 0)) for entry in found]
+        each = [(study, series, count) for study, series, count in each if study and series]
+        # What a rule collects of a study waits for all of its series that are there.
+        self._incoming.expected = frozenset(
+            short(study) for study, series, count in each if self._is_new(series, count)
+        )
+        for study, series, count in each:
             name = short(series)
             if self._fetched.get(name) == count:
                 present[name] = count
@@ -165,10 +168,15 @@ class Poller:
                 write_atomically(self._state, _state(self._fetched))
             elif name in self._fetched:
                 present[name] = self._fetched[name]
+        growing = (short(study) for study, series, count in each if self._is_new(series, count))
+        self._incoming.expected = frozenset(growing)
         if present != self._fetched:  # what has left the archive, or the days that are looked at
             self._fetched = present
             write_atomically(self._state, _state(present))
         return fetched
+
+    def _is_new(self, series: str, count: int) -> bool:
+        return self._fetched.get(short(series)) != count
 
     def _complete(self, name: str, count: int) -> bool:
         now = time.monotonic()

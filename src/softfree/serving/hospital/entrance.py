@@ -90,7 +90,7 @@ class Hospital:
         if self._lock is None:
             self.prepare(service)
         assert self._routes is not None
-        incoming = Incoming(options.dicom_folder, options.quiet)
+        incoming = Incoming(options.dicom_folder, options.quiet, self._routes)
         outbox = self._outbox(options.dicom_folder / "outbox")
         gateway = Gateway(service, self._routes, outbox, "dicom")
         if options.dicom_port is not None:
@@ -160,7 +160,8 @@ class Hospital:
 
 
 def _target(model: ServedModel) -> Target:
-    return Target(model.explains, tuple(model.about.get("views") or ()) if model.kind == "case" else None)
+    views = tuple(model.about.get("views") or ()) if model.kind == "case" else None
+    return Target(model.explains, views, bool(model.about.get("preprocessing", {}).get("rules")))
 
 
 def _locked(folder: Path) -> FileLock:

@@ -6,49 +6,28 @@ import asyncio
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-
 from softfree.serving.errors import Busy, NotFound, ServingError
-from softfree.serving.hospital.findings import findings_of
+from softfree.serving.hospital.findings import Findings, findings_of
 from softfree.serving.hospital.incoming import short
-from softfree.serving.hospital.maps import MapImage, write_map
+from softfree.serving.hospital.map_results import MapMaker, SampleMaps
+from softfree.serving.hospital.maps import write_map
 from softfree.serving.hospital.outbox import Outbox
-from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
+from softfree.serving.hospital.received import ReceivedFile, in_order_of_views, label_of, read_received
+from softfree.serving.hospital.results import Reported, ReportedModel, make_report, read_header
 from softfree.serving.hospital.routes import Routes, Rule, described
-from softfree.serving.records import JobState, RenderTask, Sample, ServedModel
+from softfree.serving.records import Answer, JobState, Sample, ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.readers.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
 _TOGETHER = ("volume", "slide", "case")  # kinds whose sample consists of all files of a series
-_MAP = re.compile(r"map_\d+\.png")  # the map over one image of the sample, among an answer's files
-_SLICE = "softfree.serving.hospital.slices:strongest_slice"
 _BUSY = 2.0  # seconds until a full queue is asked again, unless it says
-
-
-@dataclass(frozen=True)
-class ReceivedFile:
-    """A file of a series.
-
-    Attributes:
-        path: The file.
-        routing: The elements for rules.
-        view: Of an image of a case, if a rule says it.
-    """
-
-    path: Path
-    routing: Dataset
-    view: str = ""
 
 
 class Gateway:
@@ -64,14 +43,16 @@ class Gateway:
             who: The entrance, for the audit log.
         """
         self._service, self._routes, self._outbox, self._who = service, routes, outbox, who
+        self._maps = MapMaker(service, service.options.dicom_maps)
 
     async def handle(self, folder: Path) -> None:
-        """Predict a series, put its results into the outbox, and delete its files.
+        """Predict a series or the case of a study, put its results into the outbox, and delete its files.
 
         Args:
-            folder: All files of one series. If it is left over from an earlier process, its jobs are taken up.
+            folder: All files of one series, or those of a study that a rule collects. If it is left over from an
+                earlier process, its jobs are taken up.
         """
-        files = await asyncio.to_thread(self._read, folder)
+        files = await asyncio.to_thread(read_received, folder, self._routes.keywords)
         by_rule: dict[int, list[ReceivedFile]] = {}
         for file in files:
             by_rule.setdefault(self._routes.number_for(file.routing), []).append(file)
@@ -79,43 +60,36 @@ class Gateway:
             rule = None if number < 0 else self._routes.rules[number]
             if rule is None or not rule.models:
                 why = "no rule matches" if rule is None else "as its rule says"
-                logger.info("%s: left alone, %s (%s)", _label(matching), why, described(matching[0].routing))
+                logger.info("%s: left alone, %s (%s)", label_of(matching), why, described(matching[0].routing))
                 continue
             for name in rule.models:
                 note = folder / f"{number}-{short(name)}.job"
                 await self._predict(note, self._service.models[name], matching, rule)
         await asyncio.to_thread(shutil.rmtree, folder)
 
-    def _read(self, folder: Path) -> list[ReceivedFile]:
-        """Read what rules need; results of softfree, and files that are no DICOM, are left out."""
-        tags = [*self._routes.keywords, "Manufacturer", "SeriesInstanceUID", "InstanceNumber", "Rows"]
-        files = []
-        for path in sorted(folder.glob("*.dcm")):
-            with quiet():
-                try:
-                    header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)
-                    if own_result(header) or "Rows" not in header:
-                        continue  # a result, or a document without pixels
-                    number = int(header.get("InstanceNumber") or 0)
-                except Exception:  # pydicom raises almost any exception on damaged elements
-                    logger.warning("a file of a series was left alone: its header is damaged")
-                    continue
-            files.append((number, path.name, ReceivedFile(path, header)))
-        return [file for _, _, file in sorted(files, key=lambda entry: entry[:2])]
-
     async def _predict(self, note: Path, model: ServedModel, files: list[ReceivedFile], rule: Rule) -> None:
-        label = _label(files)
+        label = label_of(files)
         groups = [files] if model.kind in _TOGETHER else [[file] for file in files]
+        if model.kind != "slide" and any(file.is_slide for file in files):
+            logger.warning("%s: no result of %s: a slide, which it does not take", label, model.name)
+            return
         if model.kind == "case":
-            groups = [_in_order_of_views(files, rule)]
+            groups = [in_order_of_views(files, rule)]
             if not groups[0]:
                 logger.warning("%s: no result of %s: no image is one of the views of its rule", label, model.name)
                 return
+            if absent := rule.absent(rule.needs, [file.view for file in groups[0]]):
+                logger.info("%s: left alone by %s, which needs %s", label, model.name, " and ".join(absent))
+                return
         try:
             state, digests = await self._answered(note, model, groups, rule)
-            map_images = [await self._map_images_of(model, state, number) for number in range(len(groups))]
-            written = await asyncio.to_thread(self._write, model, groups, state, map_images, digests, label)
-            self._service.spool.remove(map_image.file for each in map_images for map_image in each)
+            seed = sha256("".join(digests).encode()).hexdigest()
+            maps = [
+                await self._maps.of_sample(model, state, number, group, seed, label)
+                for number, group in enumerate(groups)
+            ]
+            written = await asyncio.to_thread(self._write, model, groups, state, maps, seed, rule, label)
+            self._service.spool.remove(path for each in maps for path in (*each.files, *(i.file for i in each.images)))
         except (ServingError, ReadError) as error:
             logger.warning("%s: no result of %s: %s", label, model.name, _reason(error))
             return
@@ -124,30 +98,6 @@ class Gateway:
         if written:
             logger.info("%s: %d of %d samples reported by %s", label, written, len(groups), model.name)
             self._outbox.notify()
-
-    async def _map_images_of(self, model: ServedModel, state: JobState, number: int) -> list[MapImage]:
-        """Return the maps of a sample as images, one for each of its images; none if there are none."""
-        answer = state.answers[number]
-        if answer is None or not answer.files:
-            return []
-        try:
-            sample = await self._service.files(state.id, number)
-        except ServingError:  # held no longer: an earlier process ended, and this one came late
-            return []
-        folder = self._service.spool.maps_of(sample.paths)
-        names = sorted(filter(_MAP.fullmatch, answer.files), key=lambda name: int(name[4:-4]))
-        if names:
-            return [MapImage(folder / name, (index,)) for index, name in enumerate(names)]
-        return [await self._slice_of(model, sample, folder)] if model.kind == "volume" else []
-
-    async def _slice_of(self, model: ServedModel, sample: Sample, folder: Path) -> MapImage:
-        """Let a worker draw a slice of a volume with its map."""
-        rules = model.about.get("preprocessing", {}).get("rules")
-        given = {"map_path": folder / "map_0.npz", "max_voxels": self._service.options.max_pixels, "rules": rules}
-        drawn = await self._service.render(RenderTask(_SLICE, sample.paths, given))
-        file = folder / "slice.png"
-        await asyncio.to_thread(file.write_bytes, drawn.body)
-        return MapImage(file, tuple(range(len(sample.paths))), drawn.headers["slice"])
 
     async def _answered(
         self, note: Path, model: ServedModel, groups: list[list[ReceivedFile]], rule: Rule
@@ -199,14 +149,14 @@ class Gateway:
         model: ServedModel,
         groups: list[list[ReceivedFile]],
         state: JobState,
-        map_images: Sequence[Sequence[MapImage]],
-        digests: list[str],
+        maps: Sequence[SampleMaps],
+        seed: str,
+        rule: Rule,
         label: str,
     ) -> int:
         """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
-        targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
-        reported, maps = [], []
-        for group, answer, own in zip(groups, state.answers, map_images, strict=True):
+        reported, answered = [], []
+        for group, answer, own in zip(groups, state.answers, maps, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
                 logger.warning("%s: no result of %s for %d file(s): %s", label, model.name, len(group), reason)
@@ -216,40 +166,36 @@ class Gateway:
             except ReadError as error:
                 logger.warning("%s: no result of %s: %s", label, model.name, error.reason)
                 continue
-            findings = findings_of(answer.row, targets, coverage)
+            findings = _findings(model, answer, rule, group)
             reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
-            predicted = str(answer.row.get("predicted") or "")
-            if own and (model.kind != "case" or len(own) == len(group)):
-                maps += [(map_image, [file.path for file in group], predicted) for map_image in own]
-            elif answer.note or answer.files:
-                reason = answer.note or "this kind of sample has none, or not one for each of its images"
-                logger.warning("%s: no map of %s: %s", label, model.name, reason)
+            answered.append((group, str(answer.row.get("predicted") or ""), own))
         if not reported:
             return 0
         who = ReportedModel(model.name, state.model.version, state.model.hash)  # which may have been replaced since
-        seed = sha256("".join(digests).encode()).hexdigest()
         with self._outbox.new() as folder:
             make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
-            for number, (map_image, files, predicted) in enumerate(maps):
-                path = folder / f"map-{number}.dcm"
+            captures = [(image, group, said) for group, said, own in answered for image in own.images]
+            for number, (image, group, said) in enumerate(captures):
+                files = [file.path for file in group]
                 try:
-                    write_map(path, map_image, files, model=model.name, predicted=predicted, seed=seed)
+                    write_map(folder / f"map-{number}.dcm", image, files, model=model.name, predicted=said, seed=seed)
                 except ReadError as error:
                     logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
+            for number, file in enumerate(file for _, _, own in answered for file in own.files):
+                shutil.move(file, folder / f"values-{number}.dcm")
         return len(reported)
 
 
-def _in_order_of_views(files: Sequence[ReceivedFile], rule: Rule) -> list[ReceivedFile]:
-    """Return the images of a case in the order in which the model has them, by view and file."""
-    if rule.views:
-        known = ((file, rule.view_of(file.routing)) for file in files)
-        files = [replace(file, view=view) for file, view in known if view is not None]
-    return sorted(files, key=lambda file: (file.view, file.path.name))
-
-
-def _label(files: list[ReceivedFile]) -> str:
-    """Name a series for a log: so that its lines belong together, without saying whose it is."""
-    return f"series {short(files[0].routing.get('SeriesInstanceUID'))} ({len(files)} files)"
+def _findings(model: ServedModel, answer: Answer, rule: Rule, group: Sequence[ReceivedFile]) -> Findings:
+    """Return what a report says, with what the model had to do without."""
+    targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
+    findings = findings_of(answer.row, targets, coverage)
+    if model.kind == "case":
+        if absent := rule.absent(tuple(rule.views), [file.view for file in group]):
+            findings.words.append(f"The model has answered without views that were not there: {', '.join(absent)}.")
+        if reason := str(answer.row.get("reason") or ""):
+            findings.words.append(f"The model has answered without some images: {_without_path(reason)}")
+    return findings
 
 
 def _reason(error: Exception) -> str:

@@ -58,8 +58,6 @@ def write_map(
         raise ReadError("the map is no image that can be read") from None
     first, *others = (sources[number] for number in map_image.sources)
     name = short_text(f"softfree {model}: map")
-    about = f"Predicted: {predicted}. " if predicted else ""
-    where = f" Slice {map_image.note}." if map_image.note else ""
     header = read_header(first)
     write_secondary_capture(
         path,
@@ -76,8 +74,15 @@ def write_map(
         capture.decode()
         copy_patient_and_study(header, capture)
         capture.SeriesDescription = name
-        capture.DerivationDescription = f"Map of a prediction of {model}. {about}{_BAND}.{where}"
+        capture.DerivationDescription = about_map(model, predicted, map_image.note)
         capture.save_as(path, enforce_file_format=True)
+
+
+def about_map(model: str, predicted: str, more: str = "") -> str:
+    """Say what a map is, in at most 1024 characters (value representation ST)."""
+    about = f"Predicted: {predicted}. " if predicted else ""
+    last = f" {more[0].upper()}{more[1:].rstrip('.')}." if more else ""
+    return f"Map of a prediction of {model}. {about}{_BAND}.{last}"[:1024]
 
 
 def _with_band(image: Image.Image, title: str) -> Image.Image:

@@ -128,8 +128,7 @@ class Node:
         try:
             path.write_bytes(event.encoded_dataset())
             with quiet():
-                tags = ["SeriesInstanceUID", "SOPInstanceUID"]
-                header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+                header = dcmread(path, stop_before_pixels=True, specific_tags=list(self._incoming.keywords))
                 known = bool(header.get("SeriesInstanceUID") and header.get("SOPInstanceUID"))
         except OSError as error:
             logger.error("a received file cannot be written: %s", error.strerror)

@@ -39,13 +39,13 @@ SCHEME = "99SOFTFREE"  # codes of our own, since the classes of a model are its 
 SERIES_NUMBER = 9900  # far from those of scanners, so that results come last
 _LONGEST = 64  # characters of a code's meaning and of a description (value representation LO)
 UTF8 = "ISO_IR 192"
-_BARE = (
+BARE = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 # The Patient, General Study and Patient Study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2), as far as they are common.
 _COPIED = (
-    *_BARE,
+    *BARE,
     *("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "OtherPatientIDsSequence", "PatientBirthTime"),
     *("EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod"),
     *("DeidentificationMethodCodeSequence", "PatientSpeciesDescription", "PatientSpeciesCodeSequence"),
@@ -115,7 +115,7 @@ class _Report(ComprehensiveSR):
 
 
 def make_report(model: ReportedModel, samples: Sequence[Reported], *, seed: str = "") -> Dataset:
-    """Return a structured report about samples of one series, in a new series of their study.
+    """Return a structured report about samples of one study, in a new series of it.
 
     It is a TID 1500 Measurement Report with the model as observer (device), one measurement group a sample with its
     tracking identifier and source images, and the sources as evidence (0040,A375), without which viewers do not open
@@ -181,7 +181,7 @@ def _bare(source: Dataset) -> Dataset:
     bare = Dataset()
     for keyword in _UIDS:
         setattr(bare, keyword, source[keyword].value)
-    for keyword in _BARE:
+    for keyword in BARE:
         setattr(bare, keyword, None)
     return bare
 

@@ -33,10 +33,12 @@ class Target:
     Attributes:
         explains: Whether it can make maps.
         views: Names of the views that it knows; None unless it takes cases.
+        channels: Whether its volumes have several series as channels.
     """
 
     explains: bool = False
     views: tuple[str, ...] | None = None
+    channels: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,18 @@ class Rule:
             one of its patterns. An element that the file lacks has the value "".
         explain: Whether maps are made, too.
         views: For a model of cases: what the images of each of its views match; empty: it is not told the views.
+        whole_study: Whether all files of a study that match are one case, instead of those of each series.
+        needs: Views without which a case is left alone.
+        quiet: Of a whole study, seconds without a new file after which it counts as complete; None: as for series.
     """
 
     models: tuple[str, ...]
     match: Patterns
     explain: bool = False
     views: Mapping[str, Patterns] = field(default_factory=dict)
+    whole_study: bool = False
+    needs: tuple[str, ...] = ()
+    quiet: float | None = None
 
     def matches(self, header: Dataset) -> bool:
         """Return whether a file matches."""
@@ -63,6 +71,11 @@ class Rule:
     def view_of(self, header: Dataset) -> str | None:
         """Return the first view that a file matches; None if it matches none."""
         return next((view for view, patterns in self.views.items() if _matches(patterns, header)), None)
+
+    @staticmethod
+    def absent(views: Sequence[str], present: Collection[str]) -> list[str]:
+        """Return those of the views that are not present."""
+        return [view for view in views if view not in present]
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,15 @@ class Routes:
     def number_for(self, header: Dataset) -> int:
         """Return the number of the first rule that matches a file, counted from 0; -1 if none does."""
         return next((number for number, rule in enumerate(self.rules) if rule.matches(header)), -1)
+
+    def whole_study_for(self, header: Dataset) -> int | None:
+        """Return the number of the rule that collects a file with the others of its study; None if none does."""
+        number = self.number_for(header)
+        return number if number >= 0 and self.rules[number].whole_study else None
+
+    def quiet_of(self, number: int) -> float | None:
+        """Return the seconds after which what a rule collects counts as complete; None: as for series."""
+        return self.rules[number].quiet if 0 <= number < len(self.rules) else None
 
 
 def read_routes(path: Path, models: Mapping[str, Target]) -> Routes:
@@ -126,14 +148,56 @@ def _rule(where: str, item: Any, models: Mapping[str, Target]) -> Rule:
     for name in names:
         if name not in models:
             raise UserError(f"{where}: {unknown_name('model', name, models)}")
-    explain = item.get("explain", False)
-    if not isinstance(explain, bool):
-        raise UserError(f"{where}: explain is {shortened(explain)}; expected true or false")
-    for name in names if explain else ():
-        if not models[name].explains:
+    targets = {name: models[name] for name in names}
+    explain = _flag(where, item, "explain")
+    for name, target in targets.items() if explain else ():
+        if not target.explains:
             raise UserError(f"{where}: explain is true, but {name} makes no maps; serve its run, or give --maps RUN")
     match = _all_patterns(f"{where}: match", item.get("match"))
-    return Rule(names, match, explain, _views(where, item.get("views"), {name: models[name] for name in names}))
+    views = _views(where, item.get("views"), targets)
+    whole_study = _whole_study(where, item, targets)
+    needs = _needs(where, item.get("needs"), views)
+    return Rule(names, match, explain, views, whole_study, needs, _quiet(where, item.get("quiet"), whole_study))
+
+
+def _flag(where: str, item: Mapping[str, Any], key: str) -> bool:
+    value = item.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: {key} is {shortened(value)}; expected true or false")
+    return value
+
+
+def _whole_study(where: str, item: Mapping[str, Any], models: Mapping[str, Target]) -> bool:
+    whole_study = _flag(where, item, "whole_study")
+    for name, model in models.items() if whole_study else ():
+        if model.views is None and not model.channels:
+            raise UserError(f"{where}: whole_study is for models of cases, and of volumes whose channels are series;"
+                            f" {name} takes single images or series")  # fmt: skip
+    if whole_study and not models:
+        raise UserError(f"{where}: whole_study is true, but its model is none; leave it out")
+    return whole_study
+
+
+def _needs(where: str, value: Any, views: Mapping[str, Patterns]) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not views:
+        raise UserError(f"{where}: needs names views; add views, which say what each of them matches")
+    needs = tuple(views) if value == "all" else _texts(f"{where}: needs", value, "all, or the name of a view")
+    for view in needs:
+        if view not in views:
+            raise UserError(f"{where}: needs: {unknown_name('view', view, views)}")
+    return needs
+
+
+def _quiet(where: str, value: Any, whole_study: bool) -> float | None:
+    if value is None:
+        return None
+    if not whole_study:
+        raise UserError(f"{where}: quiet is for whole_study; for single series use the option --quiet")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise UserError(f"{where}: quiet is {shortened(value)}; expected seconds above 0, such as 300")
+    return float(value)
 
 
 def _views(where: str, value: Any, models: Mapping[str, Target]) -> dict[str, Patterns]:
