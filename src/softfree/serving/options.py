@@ -103,6 +103,12 @@ class HospitalOptions:
         dicom_aet: AE title of the node.
         dicom_from: AE titles that may connect; any if empty, which only an address of this machine itself allows.
         dicom_send: DICOM node that results are sent to, as TITLE@HOST:PORT; default: the DICOMweb server.
+        dicom_cert: Certificate of the node, PEM: it speaks TLS then. It is shown to the receiver of results, too, if
+            that asks for one.
+        dicom_key: Key of the certificate, PEM without a password; default: in the file of the certificate.
+        dicom_client_ca: Certificates that those of senders must be signed by, PEM; default: senders need none.
+        dicom_send_tls: Send results by TLS.
+        dicom_send_ca: Certificates that the receiver's must be signed by, PEM; default: those of the system.
         dicomweb: Address of a DICOMweb server, above /studies: its new series are fetched, and get their results.
         dicomweb_credentials: File with one line, 'Bearer TOKEN' or 'USER:PASSWORD'.
         dicomweb_ca: File with the certificates that the DICOMweb server's own is signed by, PEM.
@@ -120,6 +126,11 @@ class HospitalOptions:
     dicom_aet: str = "SOFTFREE"
     dicom_from: list[str] = field(default_factory=list)
     dicom_send: str | None = None
+    dicom_cert: Path | None = None
+    dicom_key: Path | None = None
+    dicom_client_ca: Path | None = None
+    dicom_send_tls: bool = False
+    dicom_send_ca: Path | None = None
     dicomweb: str | None = None
     dicomweb_credentials: Path | None = None
     dicomweb_ca: Path | None = None

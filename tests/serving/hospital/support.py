@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
+from ssl import SSLContext
 from typing import Any
 
 import requests
@@ -117,14 +118,14 @@ class Orthanc:
 class Archive:
     """A receiver of results: a real node in this process."""
 
-    def __init__(self, status: int = 0, title: str = "PACS") -> None:
+    def __init__(self, status: int = 0, title: str = "PACS", tls: SSLContext | None = None) -> None:
         self.received: list[Dataset] = []
         self.status = status
         node = AE(title)
         node.require_called_aet = True
         node.supported_contexts = AllStoragePresentationContexts
         self._server: Any = node.start_server(
-            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)], ssl_context=tls
         )
         self.port = int(self._server.server_address[1])
 

@@ -137,8 +137,8 @@ def test_map_says_what_it_is(ct: Path, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "map.png")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_map(tmp_path / name / "map.dcm", MapImage(tmp_path / "map.png", note="slice 3 of 9"), [ct], model="Лёгкие",
-                  predicted="норма", seed="a")  # fmt: skip
+        map_image = MapImage(tmp_path / "map.png", note="slice 3 of 9")
+        write_map(tmp_path / name / "map.dcm", map_image, [ct], model="Лёгкие", predicted="норма", seed="a")
     first, again = (dcmread(tmp_path / name / "map.dcm") for name in ("a", "b"))
     assert first.pixel_array[:40, :60].reshape(-1, 3).std(axis=0).tolist() == [0, 0, 0]
     assert first.pixel_array[40:].max() > 200  # the words below it

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -17,6 +18,7 @@ from softfree.serving.hospital.incoming import Incoming
 from softfree.serving.hospital.node import Node, Sender, check_title, read_peer, refuse_taken
 from softfree.serving.hospital.outbox import FIRST_PAUSE, LONGEST_PAUSE, Outbox, Unreachable
 from softfree.serving.hospital.routes import Routes, Target, read_routes
+from softfree.serving.hospital.tls import client_context, server_context
 from softfree.serving.options import ServeOptions
 from softfree.serving.records import ServedModel
 from softfree.serving.service import Service
@@ -48,11 +50,13 @@ class Hospital:
             raise UserError("--quiet and --dicomweb-every: expected seconds above 0; --dicomweb-days: at least 0")
         if options.dicom_send is None and options.dicomweb is None:
             raise UserError("--dicom-port needs a receiver of results: add --dicom-send TITLE@HOST:PORT or --dicomweb")
-        if options.dicom_port is not None and not options.dicom_from and not is_loopback(options.host):
+        known = options.dicom_from or options.dicom_client_ca
+        if options.dicom_port is not None and not known and not is_loopback(options.host):
             raise UserError(
-                f"--dicom-port on {options.host} needs --dicom-from with the AE titles that may send; without it only"
-                " an address of this machine itself is possible"
+                f"--dicom-port on {options.host} needs --dicom-from with the AE titles that may send, or"
+                " --dicom-client-ca; without them only an address of this machine itself is possible"
             )
+        self._own_tls, self._peer_tls = _contexts(options)
         self._title = check_title(options.dicom_aet, "--dicom-aet")
         self._archive = options.dicomweb and Archive(
             options.dicomweb, options.dicomweb_credentials, options.dicomweb_ca
@@ -96,8 +100,9 @@ class Hospital:
         if options.dicom_port is not None:
             most = int(options.max_upload * 2**20)
             self._node = Node(incoming, self._title, options.dicom_from, max_bytes=most)
-            self.port = self._node.start(options.host, options.dicom_port)
-            logger.info("DICOM node %s listens on %s:%d", self._title, options.host, self.port)
+            self.port = self._node.start(options.host, options.dicom_port, self._own_tls)
+            by = " by TLS" if self._own_tls else ""
+            logger.info("DICOM node %s listens on %s:%d%s", self._title, options.host, self.port, by)
         self._run(outbox.run())
         self._run(self._collect(incoming, gateway))
         if self._archive:
@@ -118,7 +123,7 @@ class Hospital:
 
     def _outbox(self, folder: Path) -> Outbox:
         if self._peer:
-            return Outbox(folder, Sender(self._peer, self._title), str(self._peer))
+            return Outbox(folder, Sender(self._peer, self._title, self._peer_tls), str(self._peer))
         assert self._archive
         return Outbox(folder, self._archive.store, "the DICOMweb server")
 
@@ -162,6 +167,23 @@ class Hospital:
 def _target(model: ServedModel) -> Target:
     views = tuple(model.about.get("views") or ()) if model.kind == "case" else None
     return Target(model.explains, views, bool(model.about.get("preprocessing", {}).get("rules")))
+
+
+def _contexts(options: ServeOptions) -> tuple[SSLContext | None, SSLContext | None]:
+    """Return what the node and the sender of results need for TLS; None without it."""
+    certificate, key = options.dicom_cert, options.dicom_key
+    for value, name, missing, needed in (
+        (key, "--dicom-key", certificate is None, "--dicom-cert"),
+        (options.dicom_client_ca, "--dicom-client-ca", certificate is None, "--dicom-cert"),
+        (options.dicom_send_ca, "--dicom-send-ca", not options.dicom_send_tls, "--dicom-send-tls"),
+        (options.dicom_send_tls or None, "--dicom-send-tls", options.dicom_send is None, "--dicom-send"),
+    ):
+        if value is not None and missing:
+            raise UserError(f"{name} is of no use without {needed}; add it")
+    if certificate is not None and options.dicom_port is None and not options.dicom_send_tls:
+        raise UserError("--dicom-cert is of no use without --dicom-port or --dicom-send-tls; add one of them")
+    own = None if certificate is None else server_context(certificate, key, options.dicom_client_ca)
+    return own, client_context(options.dicom_send_ca, certificate, key) if options.dicom_send_tls else None
 
 
 def _locked(folder: Path) -> FileLock:

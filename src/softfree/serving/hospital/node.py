@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLContext
 
 from pydicom import dcmread
 from pydicom.uid import UID
@@ -18,6 +19,7 @@ from pynetdicom.presentation import build_context
 
 from softfree.serving.hospital.incoming import Incoming
 from softfree.serving.hospital.outbox import Refused, Unreachable
+from softfree.serving.hospital.tls import why_not
 from softfree_runtime.core.errors import UserError, shortened
 from softfree_runtime.readers.quiet import quiet
 
@@ -105,15 +107,20 @@ class Node:
             self._node.add_supported_context(context.abstract_syntax or "", ALL_TRANSFER_SYNTAXES)
         self._node.add_supported_context(_VERIFICATION)
 
-    def start(self, host: str, port: int) -> int:
-        """Listen in threads; returns the port, which differs from ``port`` if that is 0."""
+    def start(self, host: str, port: int, tls: SSLContext | None = None) -> int:
+        """Listen in threads, by TLS if asked to; returns the port, which differs from ``port`` if that is 0."""
         handlers = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_ECHO, lambda event: _SUCCESS),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
         ]
-        server = self._node.start_server((host, port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+        server = self._node.start_server(
+            (host, port),
+            block=False,
+            evt_handlers=handlers,  # type: ignore[arg-type]
+            ssl_context=tls,
+        )
         assert server is not None
         return int(server.server_address[1])
 
@@ -160,8 +167,8 @@ class Node:
 class Sender:
     """The sending side."""
 
-    def __init__(self, peer: Peer, own_title: str) -> None:
-        self._peer, self._own = peer, own_title
+    def __init__(self, peer: Peer, own_title: str, tls: SSLContext | None = None) -> None:
+        self._peer, self._own, self._tls = peer, own_title, tls
 
     def __call__(self, paths: Sequence[Path]) -> None:
         """Send files in one association.
@@ -175,7 +182,13 @@ class Sender:
         node.connection_timeout, node.network_timeout = _CONNECT, _NETWORK
         kinds = dict.fromkeys((dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets)
         contexts = [build_context(uid, syntax) for uid, syntax in kinds]
-        association = node.associate(self._peer.host, self._peer.port, contexts, self._peer.title)
+        association = node.associate(
+            self._peer.host,
+            self._peer.port,
+            contexts,
+            self._peer.title,
+            tls_args=None if self._tls is None else (self._tls, self._peer.host),
+        )
         if not association.is_established:
             raise Unreachable(self._why(association))
         try:
@@ -199,4 +212,6 @@ class Sender:
             known = _REASONS.get(primitive.diagnostic or 0, "") if primitive.result_source == 1 else ""
             reason = known.format(own=self._own, called=self._peer.title) or primitive.reason_str
             return f"it rejects the association: {reason}"
+        if self._tls is not None and (reason := why_not(self._peer.host, self._peer.port, self._tls)):
+            return reason
         return "it cannot be reached; is it running, and are its address and port right?"
