@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +13,13 @@ from secrets import token_hex
 from ssl import SSLContext
 from typing import Any
 
+import numpy as np
 import requests
+from openslide import OpenSlide
 from PIL import Image
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from softfree.serving.errors import NotFound
@@ -152,3 +157,44 @@ async def until(done: Callable[[], Any], seconds: float = 30.0) -> Any:
         assert time.monotonic() < end, "nothing came"
         await asyncio.sleep(0.05)
     return result
+
+
+def pyramid(slide: Path, folder: Path, factors: Sequence[int]) -> list[Path]:
+    """Write a DICOM slide of one level with coarser ones, all in one series; returns their files, the finest first."""
+    folder.mkdir(exist_ok=True)
+    base = dcmread(slide)
+    base.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    base.save_as(folder / "level-1.dcm")
+    written = [folder / "level-1.dcm"]
+    with OpenSlide(str(slide)) as opened:
+        whole = opened.read_region((0, 0), 0, opened.dimensions).convert("RGB")
+    for factor in factors:
+        size = (whole.width // factor, whole.height // factor)
+        written.append(_level(base, np.asarray(whole.resize(size)), factor, folder / f"level-{factor}.dcm"))
+    return written
+
+
+def _level(base: Dataset, pixels: np.ndarray, factor: int, path: Path) -> Path:
+    side, (rows, columns) = base.Rows, pixels.shape[:2]
+    padded = np.pad(pixels, ((0, -rows % side), (0, -columns % side), (0, 0)))
+    tiles = [padded[top : top + side, left : left + side]
+             for top in range(0, rows, side) for left in range(0, columns, side)]  # fmt: skip
+    made = copy.deepcopy(base)
+    made.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"{base.SOPInstanceUID}.{factor}"
+    made.InstanceNumber, made.NumberOfFrames = factor, len(tiles)
+    made.TotalPixelMatrixRows, made.TotalPixelMatrixColumns = rows, columns
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = [float(x) * factor for x in measures.PixelSpacing]
+    made.PixelData = np.stack(tiles).tobytes()
+    made["PixelData"].is_undefined_length = False
+    made["PixelData"].VR = "OB"
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def level_of(path: Path) -> tuple[int, int]:
+    """Return the rows and columns of a level of a slide."""
+    header = dcmread(path, stop_before_pixels=True)
+    return header.TotalPixelMatrixRows, header.TotalPixelMatrixColumns

@@ -153,6 +153,8 @@ def _parametric_map(
         **placed.grid,
         **({"tile_pixel_array": True, "dimension_organization_type": "TILED_SPARSE"} if placed.tiled else {}),
     )
+    if not placed.tiled:
+        made.Laterality = source.get("Laterality")
     _fix_dimension_uid(made, generate_uid(entropy_srcs=[*entropy, source.SOPInstanceUID, "dimensions"]))
     return made
 
