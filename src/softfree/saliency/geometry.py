@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -49,3 +49,18 @@ class TokenGrid:
         low, high = self.visible[axis]
         covered = (tokens >= 0) & (tokens < count) & (centers >= low) & (centers <= high)
         return tokens.clip(0, count - 1), covered
+
+
+def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, ...]) -> TokenGrid:
+    """Token grid on a resized source, by its scale down and across and its new shape."""
+    return replace(
+        token_grid,
+        start=tuple(edge * factor for edge, factor in zip(token_grid.start, scale, strict=True)),
+        step=tuple(side * factor for side, factor in zip(token_grid.step, scale, strict=True)),
+        visible=tuple(
+            (low * factor, high * factor) for (low, high), factor in zip(token_grid.visible, scale, strict=True)
+        ),
+        shape=shape,
+        spacing=token_grid.spacing
+        and tuple(step / factor for step, factor in zip(token_grid.spacing, scale, strict=True)),
+    )

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.geometry import TokenGrid, scaled
 from softfree.saliency.overlay import as_rgb, max_magnitude, paint, with_label
 from softfree_runtime.readers.image import DecodedImage
 
@@ -66,21 +66,6 @@ def render_image(
 def unit_rows(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
     """Rows of an image as displayed, float32 (n, W, C) in [0, 1]."""
     return replace(image, pixels=image.pixels[top:bottom]).unit()
-
-
-def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, ...]) -> TokenGrid:
-    """Token grid on a resized source, by its scale down and across and its new shape."""
-    return replace(
-        token_grid,
-        start=tuple(edge * factor for edge, factor in zip(token_grid.start, scale, strict=True)),
-        step=tuple(side * factor for side, factor in zip(token_grid.step, scale, strict=True)),
-        visible=tuple(
-            (low * factor, high * factor) for (low, high), factor in zip(token_grid.visible, scale, strict=True)
-        ),
-        shape=shape,
-        spacing=token_grid.spacing
-        and tuple(step / factor for step, factor in zip(token_grid.spacing, scale, strict=True)),
-    )
 
 
 def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.slide_readers.slide import Slide
-from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.geometry import TokenGrid, scaled
 from softfree.saliency.pyramid_tiff import write_tiles
 from softfree.saliency.regions import Region
-from softfree.saliency.rendering import scaled
 from softfree_runtime.core.files import write_atomically
 
 _RED = [214, 39, 40]

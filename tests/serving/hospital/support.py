@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
 from ssl import SSLContext
@@ -22,10 +24,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
-from softfree.serving.errors import NotFound
+from softfree.serving.errors import NotFound, Unreadable
 from softfree.serving.options import ServeOptions
-from softfree.serving.records import Answer, JobState, ModelVersion, Sample, ServedModel
+from softfree.serving.records import Answer, JobState, ModelVersion, RenderResult, RenderTask, Sample, ServedModel
 from softfree.serving.spool import Spool
+from softfree_runtime.core.errors import ReadError
 
 ROW: dict[str, Any] = {
     "path": "image 1", "status": "ok", "reason": "", "p_NORMAL": 0.123456789012, "p_PNEUMONIA": 0.876543210988,
@@ -46,6 +49,7 @@ class FixedService:
     states: dict[str, JobState] = field(default_factory=dict)
     fail: Exception | None = None
     options: ServeOptions = field(default_factory=ServeOptions)
+    arrays: dict[str, Any] = field(default_factory=dict)  # of the map as numbers, if there is one
 
     @property
     def models(self) -> dict[str, ServedModel]:
@@ -60,13 +64,17 @@ class FixedService:
             error, self.fail = self.fail, None
             raise error
         self.asked.append(list(samples))
-        files = ("explained.json", "map_0.png") if explain else ()
+        drawn = ("map_0.png",) if self.kind in ("image", "case") else ()
+        files = ("explained.json", *drawn, *(("map_0.npz",) if self.arrays else ())) if explain else ()
         for sample in samples:
             assert all(path.is_file() for path in sample.paths)
             if explain:
                 maps = self.spool.maps_of(sample.paths)
                 maps.mkdir()
                 Image.new("RGB", (64, 48), (200, 30, 30)).save(maps / "map_0.png")
+                told = {"method": "integrated", "description": "What each token adds.", "signed": True}
+                (maps / "explained.json").write_text(json.dumps({"target": "ill", "maps": [told]}))
+                np.savez(maps / "map_0.npz", **self.arrays)
             else:
                 self.spool.remove(sample.paths)
         answers = tuple(Answer(dict(self.row), ["12-bit MONOCHROME2"], VERSION, 0.1, files) for _ in samples)
@@ -78,6 +86,14 @@ class FixedService:
         if job_id not in self.states:
             raise NotFound("no such job")
         return self.states[job_id]
+
+    async def render(self, task: RenderTask) -> RenderResult:
+        module, _, name = task.function.partition(":")
+        try:
+            drawn: RenderResult = getattr(import_module(module), name)(task.paths, **task.arguments)
+        except ReadError as error:
+            raise Unreadable(error.reason, status=error.status) from None
+        return drawn
 
     async def files(self, job_id: str, number: int) -> Sample:
         return self.asked[list(self.states).index(job_id)][number]
@@ -172,6 +188,16 @@ def pyramid(slide: Path, folder: Path, factors: Sequence[int]) -> list[Path]:
         size = (whole.width // factor, whole.height // factor)
         written.append(_level(base, np.asarray(whole.resize(size)), factor, folder / f"level-{factor}.dcm"))
     return written
+
+
+def label_beside(level: Path) -> Path:
+    """Write an image of the label of a slide, which says whose it is, into the same series."""
+    made = dcmread(level)
+    made.ImageType = ["ORIGINAL", "PRIMARY", "LABEL", "NONE"]
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = f"{made.SOPInstanceUID}.99"
+    made.InstanceNumber = 0
+    made.save_as(level.with_name("label.dcm"))
+    return level.with_name("label.dcm")
 
 
 def _level(base: Dataset, pixels: np.ndarray, factor: int, path: Path) -> Path:

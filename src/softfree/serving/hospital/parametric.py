@@ -23,7 +23,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage, generate_uid
 
 from softfree import __version__
-from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.geometry import scaled
 from softfree.serving.hospital.map_arrays import StoredMap
 from softfree.serving.hospital.maps import about_map
 from softfree.serving.hospital.results import BARE, SERIES_NUMBER, UTF8, copy_patient_and_study, read_header, short_text
@@ -265,14 +265,8 @@ def _on_coarser(level: Dataset, stored: StoredMap) -> _Placed:
 
 def _spread(stored: StoredMap, sides: tuple[int, int], factor: int = 1) -> np.ndarray:
     """Return the values on a level of a slide, or on every ``factor``-th of its pixels, float32 (rows, columns)."""
-    grid = stored.grid
-    scale = [factor * whole / side for whole, side in zip(grid.shape, sides, strict=True)]
-    own = TokenGrid(
-        tuple(start / by for start, by in zip(grid.start, scale, strict=True)),
-        tuple(step / by for step, by in zip(grid.step, scale, strict=True)),
-        tuple((low / by, high / by) for (low, high), by in zip(grid.visible, scale, strict=True)),
-        tuple(math.ceil(side / factor) for side in sides),
-    )
+    height, width = (side / factor / whole for side, whole in zip(sides, stored.grid.shape, strict=True))
+    own = scaled(stored.grid, (height, width), tuple(math.ceil(side / factor) for side in sides))
     return np.nan_to_num(own.spread(stored.values), nan=0.0)
 
 
