@@ -64,3 +64,14 @@ def scaled(token_grid: TokenGrid, scale: tuple[float, float], shape: tuple[int, 
         spacing=token_grid.spacing
         and tuple(step / factor for step, factor in zip(token_grid.spacing, scale, strict=True)),
     )
+
+
+def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:
+    """Token grid on some rows of the source."""
+    low, high = token_grid.visible[0]
+    return replace(
+        token_grid,
+        start=(token_grid.start[0] - top, *token_grid.start[1:]),
+        visible=((low - top, high - top), *token_grid.visible[1:]),
+        shape=(bottom - top, *token_grid.shape[1:]),
+    )

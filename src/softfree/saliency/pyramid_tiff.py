@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image
 from tifffile import TiffWriter
 
-from softfree.saliency.geometry import TokenGrid
+from softfree.saliency.geometry import TokenGrid, band
 from softfree.saliency.overlay import max_magnitude, paint
-from softfree.saliency.rendering import band
 from softfree_runtime.core.files import replacing
 
 _TILE = 256  # an even number: tiles are halved one by one

@@ -68,17 +68,6 @@ def unit_rows(image: DecodedImage, top: int, bottom: int) -> np.ndarray:
     return replace(image, pixels=image.pixels[top:bottom]).unit()
 
 
-def band(token_grid: TokenGrid, top: int, bottom: int) -> TokenGrid:
-    """Token grid on some rows of the source."""
-    low, high = token_grid.visible[0]
-    return replace(
-        token_grid,
-        start=(token_grid.start[0] - top, *token_grid.start[1:]),
-        visible=((low - top, high - top), *token_grid.visible[1:]),
-        shape=(bottom - top, *token_grid.shape[1:]),
-    )
-
-
 def _mean(pixels: np.ndarray, times: int) -> np.ndarray:
     """Average squares of pixels (H, W, C), smaller ones at the edges."""
     planes = torch.from_numpy(pixels).permute(2, 0, 1)
