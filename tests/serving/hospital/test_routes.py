@@ -11,7 +11,9 @@ from softfree.serving.hospital.routes import Routes, Target, described, read_rou
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers.quiet import quiet
 
-MODELS = {"chest": Target(explains=True), "breast": Target(), "pair": Target(views=("L", "R"))}
+MODELS = {"chest": Target(explains=True), "breast": Target(), "pair": Target(views=("L", "R")),
+          "brain": Target(channels=True)}  # fmt: skip
+PAIR = "model: pair, match: {Modality: MG}, views: {L: {Laterality: L}, R: {Laterality: R}}"
 RULES = """
 - {model: none, match: {ImageType: DERIVED}}
 - model: chest
@@ -76,8 +78,8 @@ def test_rules_know_what_they_need(tmp_path: Path) -> None:
         ("- {model: chest, mtach: {Modality: CR}}", "rule 1: Unknown key 'mtach': did you mean match?"),
         (
             "- {model: chest, Modality: CR}",
-            "rule 1: Unknown key 'Modality': choose one of: explain, match, model, views.; patterns of DICOM elements"
-            " belong below match",
+            "rule 1: Unknown key 'Modality': choose one of: explain, match, model, needs, quiet, views, whole_study.;"
+            " patterns of DICOM elements belong below match",
         ),
         ("- {model: chest, match: {Modalty: CR}}", "match has 'Modalty'; expected a keyword of the DICOM standard"),
         ("- {model: chest, match: {PixelData: a}}", "match has PixelData, which has no text to match"),
@@ -105,6 +107,16 @@ def test_rules_know_what_they_need(tmp_path: Path) -> None:
             "- {model: pair, match: {Modality: CR}, views: [L]}",
             "views is \"['L']\"; expected {L_CC: {ViewPosition: CC}}",
         ),
+        (
+            "- {model: chest, match: {Modality: CR}, whole_study: true}",
+            "whole_study is for models of cases, and of volumes whose channels are series; chest takes single images",
+        ),
+        ("- {model: none, match: {Modality: CR}, whole_study: true}", "whole_study is true, but its model is none"),
+        (f"- {{{PAIR}, whole_study: 1}}", "rule 1: whole_study is '1'; expected true or false"),
+        (f"- {{{PAIR}, needs: M}}", "rule 1: needs: Unknown view 'M': choose one of: L, R"),
+        ("- {model: pair, match: {Modality: MG}, needs: L}", "needs names views; add views, which say what each"),
+        (f"- {{{PAIR}, quiet: 300}}", "quiet is for whole_study; for single series use the option --quiet"),
+        (f"- {{{PAIR}, whole_study: true, quiet: 0}}", "quiet is '0'; expected seconds above 0, such as 300"),
     ],
 )
 def test_mistakes_get_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -134,3 +146,20 @@ def test_views_of_a_case(tmp_path: Path) -> None:
     sides = [rule.view_of(header(Modality="MG", ImageLaterality=side)) for side in ("L", "R", "B", "U")]
     assert sides == ["L", "R", "R", None]
     assert "ImageLaterality" in routes.keywords
+
+
+def test_rules_that_collect_a_study(tmp_path: Path) -> None:
+    text = f"""
+- {{model: none, match: {{Modality: MG, ImageType: DERIVED}}}}
+- {{{PAIR}, whole_study: true, needs: all, quiet: 300}}
+- {{model: brain, match: {{Modality: MR}}, whole_study: true}}
+- {{model: chest, match: {{Modality: CR}}}}
+"""
+    routes = rules(text, tmp_path)
+    _, pair, brain, _ = routes.rules
+    assert (pair.needs, pair.quiet, brain.needs, brain.quiet) == (("L", "R"), 300.0, (), None)
+    assert pair.absent(pair.needs, ["R", ""]) == ["L"]
+    found = [routes.whole_study_for(header(Modality=modality)) for modality in ("MG", "MR", "CR", "CT")]
+    assert found == [1, 2, None, None]
+    assert routes.whole_study_for(header(Modality="MG", ImageType=["DERIVED"])) is None
+    assert [routes.quiet_of(number) for number in (1, 2, 9)] == [300.0, None, None]

@@ -68,7 +68,9 @@ def secured(hall: Hall, folder: Path, port: int, **more: Any) -> ServeOptions:
     return options_of(folder, port, dicom_cert=hall.node.certificate, dicom_key=hall.node.key, **more)
 
 
-def test_images_in_and_results_out(hall: Hall, service: FixedService, ct: Path, tmp_path: Path) -> None:
+def test_images_in_and_results_out(
+    hall: Hall, service: FixedService, ct: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Both sides show and want certificates; whoever has none, or another authority's, gets no association."""
     archive = Archive(tls=hall.archive.server(hall.authority.path))
     options = secured(hall, tmp_path, archive.port, dicom_client_ca=hall.authority.path, dicom_send_tls=True,
@@ -78,8 +80,13 @@ def test_images_in_and_results_out(hall: Hall, service: FixedService, ct: Path, 
     async def scenario() -> None:
         async with running(options, service) as hospital:
             without = ssl.create_default_context(cafile=str(hall.authority.path))
-            for stranger in (None, without, hall.unknown.client(hall.authority.path)):
+            for stranger, why in (
+                (None, "it does not speak TLS"),
+                (without, "it shows no certificate, which --dicom-client-ca demands"),
+                (hall.unknown.client(hall.authority.path), "its certificate is not trusted (unable to get local"),
+            ):
                 assert await asyncio.to_thread(send, hospital, [image], stranger) == []
+                await until(lambda why=why: f"a connection to the DICOM node was refused: {why}" in caplog.text)
             assert service.asked == []
             known = hall.scanner.client(hall.authority.path)
             assert await asyncio.to_thread(send, hospital, [image], known) == [0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from contextlib import suppress
@@ -10,12 +11,28 @@ from typing import Any
 
 from softfree_runtime.core.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 _PATIENCE = 60.0  # seconds for each step of a handshake
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _LOOK = 10.0  # seconds to find out what is wrong with a connection
+
+
+class _Connection(ssl.SSLSocket):
+    """Says why a client is refused, which pynetdicom would keep to itself."""
+
+    def recv(self, *arguments: Any) -> bytes:
+        try:
+            return super().recv(*arguments)
+        except ssl.SSLError as error:
+            logger.warning("a connection to the DICOM node was refused: %s", _in_words(error))
+            raise
 
 
 class _ServerContext(ssl.SSLContext):
     """Shakes hands when a connection is first read, in its own thread, so that a silent client keeps nobody waiting."""
+
+    sslsocket_class = _Connection
 
     def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> ssl.SSLSocket:
         sock.settimeout(_PATIENCE)
@@ -104,6 +121,18 @@ def _refuse_unreadable(path: Path, option: str, content: str) -> None:
         )
 
 
+def _in_words(error: ssl.SSLError) -> str:
+    """Say what is wrong with the peer of a failed handshake."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message.rstrip('.')})"
+    reason = (error.reason or "no reason").replace("_", " ").lower()
+    if "DID_NOT_RETURN_A_CERTIFICATE" in (error.reason or ""):
+        return "it shows no certificate, which --dicom-client-ca demands"
+    if error.reason in _NO_TLS:
+        return "it does not speak TLS"
+    return f"TLS fails ({reason})"
+
+
 def why_not(host: str, port: int, context: ssl.SSLContext) -> str:
     """Connect once, and return what is wrong with TLS; empty if nothing is found."""
     try:
@@ -120,7 +149,7 @@ def why_not(host: str, port: int, context: ssl.SSLContext) -> str:
         reason = error.reason or ""
         if "CERTIFICATE_REQUIRED" in reason or "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason:
             return "it does not accept our certificate, or wants one; check --dicom-cert there and here"
-        if reason in ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING", "RECORD_LAYER_FAILURE"):
+        if reason in _NO_TLS:
             return "it does not speak TLS on this port; leave out --dicom-send-tls, or name its TLS port"
         return f"TLS fails ({reason.lower().replace('_', ' ')})"
     except OSError:
