@@ -212,7 +212,7 @@ def _level(base: Dataset, pixels: np.ndarray, factor: int, path: Path) -> Path:
     made.InstanceNumber, made.NumberOfFrames = factor, len(tiles)
     made.TotalPixelMatrixRows, made.TotalPixelMatrixColumns = rows, columns
     measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    measures.PixelSpacing = [float(x) * factor for x in measures.PixelSpacing]
+    measures.PixelSpacing = [round(float(x) * factor, 12) for x in measures.PixelSpacing]  # 16 characters at most
     made.PixelData = np.stack(tiles).tobytes()
     made["PixelData"].is_undefined_length = False
     made["PixelData"].VR = "OB"

@@ -3,7 +3,7 @@
 Viewers lay such a map over its source and read its values. Volumes and single slices get 32-bit floats on the pixels of
 each source slice: OHIF needs as many rows and columns as the source has, and dcmqi (3D Slicer) reads no integers.
 Slides get 16-bit integers with a linear mapping on one of their own levels, in tiles: Slim aligns a map best with a
-level of the same spacing and origin, and servers send frames of integers, but seldom of floats.
+level of the same spacing and origin, and fetches frames, which Orthanc (1.10) sends of integers, but not of floats.
 """
 
 from __future__ import annotations
