@@ -37,6 +37,8 @@ from softfree_runtime.readers.series_geometry import Slice
 
 _LARGEST = 1 << 25  # pixels of a map of a slide: 64 MiB
 _MIDDLE = 32767  # stored value of zero of a signed map of a slide
+# Not TILED_FULL: dciodvfy and older viewers need the place of each frame.
+_TILED = {"tile_pixel_array": True, "dimension_organization_type": "TILED_SPARSE"}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -87,13 +89,13 @@ class _Placed:
     Attributes:
         sources: Headers of the source.
         values: float32 (N, rows, columns), for each source or its frames; (rows, columns) of a slide.
-        grid: For a slide whose map is coarser than any level, its spacing, position and orientation.
+        how: Further arguments of the map: that it is tiled; and if it is coarser than any level, its place.
         tiled: Whether it is a slide.
     """
 
     sources: list[Dataset]
     values: np.ndarray
-    grid: dict[str, Any]
+    how: dict[str, Any]
     tiled: bool = False
 
 
@@ -105,58 +107,60 @@ class _Map(ParametricMap):
 def _parametric_map(
     placed: _Placed, stored: StoredMap, model: str, digest: str, seed: str, instance: int
 ) -> ParametricMap:
-    largest = float(np.abs(placed.values).max()) or 1.0
-    if placed.tiled:
-        steps = _MIDDLE if stored.signed else 2 * _MIDDLE
-        pixels = (np.rint(placed.values * (steps / largest)) + (_MIDDLE if stored.signed else 0)).astype(np.uint16)
-        value_range: tuple[Any, Any] = (0, 2 * _MIDDLE)
-        slope, intercept = largest / steps, -largest if stored.signed else 0.0
-    else:
-        pixels, slope, intercept = placed.values, 1.0, 0.0
-        value_range = (-largest if stored.signed else 0.0, largest)
-    low, high = value_range
     source = placed.sources[0]
-    frame = source.get("FrameOfReferenceUID", "")
-    entropy = [seed, digest, source.StudyInstanceUID, source.SeriesInstanceUID, frame]
+    entropy = [seed, digest, source.StudyInstanceUID, source.SeriesInstanceUID, source.get("FrameOfReferenceUID", "")]
+    pixels, mapping, window = _coded(placed, stored)
     made = _Map(
-        placed.sources,
-        pixels,
-        generate_uid(entropy_srcs=[*entropy, "series of parametric maps"]),
-        SERIES_NUMBER + 2,
-        generate_uid(entropy_srcs=[*entropy, source.SOPInstanceUID, "parametric map"]),
-        instance,
-        "softfree",
-        short_text(model),
-        __version__,
-        digest[:64],
-        False,
-        [
-            RealWorldValueMapping(
-                lut_label=stored.method[:16],
-                lut_explanation=short_text(f"{stored.method}: {stored.target or 'any class'}"),
-                unit=codes.UCUM.NoUnits,
-                value_range=value_range,
-                slope=slope,
-                intercept=intercept,
-                quantity_definition=_QUANTITIES.get(stored.method, codes.DCM.Saliency),
-            )
-        ],
-        voi_lut_transformations=[
-            VOILUTTransformation(
-                window_center=(low + high) / 2, window_width=high - low, voi_lut_function="LINEAR_EXACT"
-            )
-        ],
+        source_images=placed.sources,
+        pixel_array=pixels,
+        series_instance_uid=generate_uid(entropy_srcs=[*entropy, "series of parametric maps"]),
+        series_number=SERIES_NUMBER + 2,
+        sop_instance_uid=generate_uid(entropy_srcs=[*entropy, source.SOPInstanceUID, "parametric map"]),
+        instance_number=instance,
+        manufacturer="softfree",
+        manufacturer_model_name=short_text(model),
+        software_versions=__version__,
+        device_serial_number=digest[:64],
+        contains_recognizable_visual_features=False,
+        real_world_value_mappings=[mapping],
+        voi_lut_transformations=[window],
         content_label="HEATMAP",  # older versions of Slim show no other
         content_description="Map of a prediction, not of a finding",
         series_description=short_text(f"softfree {model}: map values"),
         specific_character_set=UTF8,
-        **placed.grid,
-        **({"tile_pixel_array": True, "dimension_organization_type": "TILED_SPARSE"} if placed.tiled else {}),
+        **placed.how,
     )
     if not placed.tiled:
         made.Laterality = source.get("Laterality")
     _fix_dimension_uid(made, generate_uid(entropy_srcs=[*entropy, source.SOPInstanceUID, "dimensions"]))
     return made
+
+
+def _coded(placed: _Placed, stored: StoredMap) -> tuple[np.ndarray, RealWorldValueMapping, VOILUTTransformation]:
+    """Return the stored values, what they mean, and the window that shows all of them."""
+    largest = float(np.abs(placed.values).max()) or 1.0
+    steps = _MIDDLE if stored.signed else 2 * _MIDDLE
+    value_range: tuple[Any, Any]
+    if placed.tiled:
+        pixels = (np.rint(placed.values * (steps / largest)) + (2 * _MIDDLE - steps)).astype(np.uint16)
+        value_range, slope, intercept = (0, 2 * _MIDDLE), largest / steps, -largest if stored.signed else 0.0
+    else:
+        pixels = placed.values
+        value_range, slope, intercept = (-largest if stored.signed else 0.0, largest), 1.0, 0.0
+    mapping = RealWorldValueMapping(
+        lut_label=stored.method[:16],
+        lut_explanation=short_text(f"{stored.method}: {stored.target or 'any class'}"),
+        unit=codes.UCUM.NoUnits,
+        value_range=value_range,
+        slope=slope,
+        intercept=intercept,
+        quantity_definition=_QUANTITIES.get(stored.method, codes.DCM.Saliency),
+    )
+    low, high = value_range
+    window = VOILUTTransformation(
+        window_center=(low + high) / 2, window_width=high - low, voi_lut_function="LINEAR_EXACT"
+    )
+    return pixels, mapping, window
 
 
 _QUANTITIES = {"gradcam": codes.DCM.GradientWeightedClassActivation}
@@ -244,7 +248,7 @@ def _on_level(headers: list[Dataset], stored: StoredMap) -> _Placed:
         return _on_coarser(levels[-1], stored)
     fine = [level for level in fitting if stored.grid.shape[0] / _sides(level)[0] <= min(stored.grid.step)]
     level = fine[-1] if fine else fitting[0]
-    return _Placed([level], _spread(stored, _sides(level)), {}, tiled=True)
+    return _Placed([level], _spread(stored, _sides(level)), dict(_TILED), tiled=True)
 
 
 def _on_coarser(level: Dataset, stored: StoredMap) -> _Placed:
@@ -253,14 +257,14 @@ def _on_coarser(level: Dataset, stored: StoredMap) -> _Placed:
     measures = level.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     origin = level.TotalPixelMatrixOriginSequence[0]
     offset = (float(origin.XOffsetInSlideCoordinateSystem), float(origin.YOffsetInSlideCoordinateSystem), 0.0)
-    grid = {
+    place = {
         "pixel_measures": PixelMeasuresSequence(
             [factor * float(side) for side in measures.PixelSpacing], float(measures.get("SliceThickness") or 0)
         ),
         "plane_orientation": PlaneOrientationSequence("SLIDE", [float(each) for each in level.ImageOrientationSlide]),
         "plane_positions": [PlanePositionSequence("SLIDE", offset, (1, 1))],
     }
-    return _Placed([level], _spread(stored, _sides(level), factor), grid, tiled=True)
+    return _Placed([level], _spread(stored, _sides(level), factor), _TILED | place, tiled=True)
 
 
 def _spread(stored: StoredMap, sides: tuple[int, int], factor: int = 1) -> np.ndarray:
