@@ -120,7 +120,7 @@ def _highdicom() -> Any:
     try:
         from highdicom import sc
     except ImportError:
-        raise UserError("--format dicom needs highdicom: pip install 'highdicom>=0.27'") from None
+        raise UserError("--format dicom needs highdicom: pip install 'highdicom>=0.28'") from None
     return sc
 
 
