@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,14 +32,14 @@ def service(tmp_path: Path) -> FixedService:
     return FixedService(Spool(tmp_path / "spool"))
 
 
-@pytest.fixture(scope="session")
-def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+@contextmanager
+def started_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
+    """Start Orthanc with further settings; skips where it is not installed."""
     from tests.serving.hospital.support import Orthanc, free_port
 
     program, plugin = shutil.which("Orthanc"), next((path for path in PLUGINS if path.is_file()), None)
     if program is None or plugin is None:
         pytest.skip("Orthanc and its DICOMweb plugin are not installed: apt-get install orthanc orthanc-dicomweb")
-    folder = tmp_path_factory.mktemp("orthanc")
     web_port = free_port()
     server = Orthanc(f"http://127.0.0.1:{web_port}", free_port())
     configuration = {
@@ -54,7 +55,7 @@ def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
         "DicomPort": server.dicom_port,
         "DicomAlwaysAllowStore": True,
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
+    } | more
     (folder / "orthanc.json").write_text(json.dumps(configuration))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
@@ -68,6 +69,12 @@ def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with started_orthanc(tmp_path_factory.mktemp("orthanc")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -119,9 +119,9 @@ class Orthanc:
     def file(self, instance: str) -> bytes:
         return bytes(requests.get(f"{self.http}/instances/{instance}/file", timeout=10).content)
 
-    def forward(self, series: str, title: str, port: int) -> None:
+    def forward(self, series: str, title: str, port: int, **more: object) -> None:
         """Let Orthanc send a series to a node, as a rule of an archive would."""
-        peer = {"AET": title, "Host": "127.0.0.1", "Port": port}
+        peer = {"AET": title, "Host": "127.0.0.1", "Port": port} | more
         requests.put(f"{self.http}/modalities/node", json=peer, timeout=10).raise_for_status()
         requests.post(f"{self.http}/modalities/node/store", data=series, timeout=60).raise_for_status()
 

@@ -18,8 +18,10 @@ pytest.importorskip("dicomweb_client")
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from tests.serving.hospital.certificates import Authority, Signed, encrypted
-from tests.serving.hospital.support import Archive, FixedService, until
+from tests.serving.hospital.conftest import started_orthanc
+from tests.serving.hospital.support import Archive, FixedService, Orthanc, until
 from tests.serving.hospital.test_gateway import RULES, copies, options_of, running
+from tests.serving.hospital.test_service import send_to_orthanc
 
 from softfree.serving.hospital import entrances, outbox
 from softfree.serving.hospital.entrance import Hospital
@@ -194,3 +196,28 @@ def test_certificate_and_key_in_one_file(hall: Hall, tmp_path: Path) -> None:
     options.dicom_client_ca = None
     with pytest.raises(UserError, match="needs --dicom-from with the AE titles that may send, or --dicom-client-ca"):
         entrances(options)
+
+
+@pytest.mark.slow
+def test_orthanc_by_tls(hall: Hall, service: FixedService, ct: Path, tmp_path: Path) -> None:
+    """There and back with certificates on both sides, by another implementation of TLS."""
+    (tmp_path / "orthanc").mkdir()
+    tls = {"DicomTlsEnabled": True, "DicomTlsCertificate": str(hall.archive.certificate),
+           "DicomTlsPrivateKey": str(hall.archive.key),
+           "DicomTlsTrustedCertificates": str(hall.authority.path)}  # fmt: skip
+    (image,) = copies(ct, 1)
+
+    async def scenario(orthanc: Orthanc) -> None:
+        options = secured(hall, tmp_path, orthanc.dicom_port, title=orthanc.title, dicom_client_ca=hall.authority.path,
+                          dicom_send_tls=True, dicom_send_ca=hall.authority.path)  # fmt: skip
+        async with running(options, service) as hospital:
+            await asyncio.to_thread(send_to_orthanc, orthanc, [ct])
+            (series,) = orthanc.get("/series")
+            assert hospital.port is not None
+            await asyncio.to_thread(orthanc.forward, series, "SOFTFREE", hospital.port, UseDicomTls=True)
+            await until(lambda: len(orthanc.get("/series")) == 2)
+
+    with started_orthanc(tmp_path / "orthanc", **tls) as orthanc:
+        asyncio.run(scenario(orthanc))
+        (study,) = orthanc.get("/studies?expand")
+        assert study["MainDicomTags"]["StudyInstanceUID"] == image.StudyInstanceUID
