@@ -263,8 +263,12 @@ class Service:
         self._jobs.cancel(job_id)
         self.spool.remove(self.spool.absolute(name) for name in names)
 
-    async def render(self, task: RenderTask) -> RenderResult:
+    async def render(self, task: RenderTask, limit: float | None = None) -> RenderResult:
         """Run a task of the page in a worker.
+
+        Args:
+            task: The task.
+            limit: Seconds that it may wait and take; None for those of a request.
 
         Raises:
             NotFound: No such slice or tile.
@@ -272,7 +276,7 @@ class Service:
         """
         if not self.accepting or self.pool.waiting("render") >= RENDER_QUEUE:
             raise Busy("too many images are being drawn; try again in a moment", retry_after=2)
-        limit = self.options.time_limit
+        limit = self.options.time_limit if limit is None else limit
         try:
             async with asyncio.timeout(limit):
                 reply = await self.pool.render(task, limit)

@@ -87,7 +87,7 @@ class FixedService:
             raise NotFound("no such job")
         return self.states[job_id]
 
-    async def render(self, task: RenderTask) -> RenderResult:
+    async def render(self, task: RenderTask, limit: float | None = None) -> RenderResult:
         module, _, name = task.function.partition(":")
         try:
             drawn: RenderResult = getattr(import_module(module), name)(task.paths, **task.arguments)

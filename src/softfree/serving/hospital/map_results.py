@@ -99,7 +99,8 @@ class MapMaker:
         out = folder / f"values-{image}.dcm"
         given = {"folder": folder, "number": image, "out": out, "model": state.model.name, "version": state.model.hash,
                  "predicted": predicted, "seed": seed}  # fmt: skip
-        await self._service.render(RenderTask(_PARAMETRIC, tuple(sample.paths[at] for at in own), given))
+        task = RenderTask(_PARAMETRIC, tuple(sample.paths[at] for at in own), given)
+        await self._service.render(task, self._service.options.job_time_limit)  # nobody waits before a screen
         return out
 
     async def _image(
@@ -116,7 +117,8 @@ class MapMaker:
                 "rules": model.about.get("preprocessing", {}).get("rules"),
                 "beside_others": model.kind == "case",
             }
-        drawn = await self._service.render(RenderTask(function, tuple(sample.paths[at] for at in own), given))
+        task = RenderTask(function, tuple(sample.paths[at] for at in own), given)
+        drawn = await self._service.render(task, self._service.options.job_time_limit)
         file = folder / f"drawn-{image}.png"
         await asyncio.to_thread(file.write_bytes, drawn.body)
         return MapImage(file, own, drawn.headers["note"])
