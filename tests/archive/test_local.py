@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,12 +15,23 @@ import pytest
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList, write_inputs
 from softfree.archive.local import LocalEngine
-from softfree.archive.predictor import PredictorSettings
-from softfree.archive.worker import Block, Finished, work
+from softfree.archive.task import Words
+from softfree.archive.worker import Block, Finished
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.inputs import NamedSource
 
-SETTINGS = PredictorSettings("no model")
+
+@dataclass(frozen=True)
+class Count:
+    """A task: fills in the length of each name."""
+
+    words = Words("count", "counted", "Counts")
+    broken: bool = False
+
+    def open(self, root: Path) -> Numbers:
+        if self.broken:
+            raise UserError("broken: cannot be opened")
+        return Numbers()
 
 
 class Numbers:
@@ -27,11 +39,7 @@ class Numbers:
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
-        if settings.model == "broken":
-            raise UserError("broken: cannot be opened")
-
-    def __call__(self, samples: list[NamedSource]) -> pa.Table:
+    def __call__(self, samples: list[NamedSource], numbers: list[int]) -> pa.Table:
         names = [name for name, _, _ in samples]
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -39,10 +47,6 @@ class Numbers:
             time.sleep(60)
         rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name))} for name in names]
         return pa.Table.from_pylist(rows)
-
-
-def fill_in(connection, root, settings) -> None:
-    work(connection, root, settings, Numbers)
 
 
 @pytest.fixture
@@ -55,15 +59,13 @@ def begin(folder: ArchiveFolder, names: list[str]) -> list[Block]:
     return [Block(first, min(first + 4, len(names))) for first in range(0, len(names), 4)]
 
 
-def run(
-    folder: ArchiveFolder, blocks: list[Block], workers: int = 1, settings: PredictorSettings = SETTINGS
-) -> Counter:
+def run(folder: ArchiveFolder, blocks: list[Block], workers: int = 1, task: Count = Count()) -> Counter:
     seen: Counter[str] = Counter()
 
     def add(finished: Finished) -> None:
         seen.update(finished.statuses)
 
-    LocalEngine(folder.root, settings, workers, add, fill_in).run(blocks, lambda: True)
+    LocalEngine(folder.root, task, workers, add).run(blocks, lambda: True)
     return seen
 
 
@@ -95,14 +97,14 @@ def test_an_input_that_ends_its_process_twice_is_a_row_and_nothing_else_is_lost(
 
 def test_a_model_that_cannot_be_opened_is_an_error_once(folder: ArchiveFolder) -> None:
     with pytest.raises(UserError, match="broken: cannot be opened"):
-        run(folder, begin(folder, ["a", "b"]), workers=2, settings=PredictorSettings("broken"))
+        run(folder, begin(folder, ["a", "b"]), workers=2, task=Count(broken=True))
     assert folder.part_ranges() == []
 
 
 def test_what_was_begun_is_written_when_it_may_not_go_on(folder: ArchiveFolder) -> None:
     blocks = begin(folder, [str(number) for number in range(40)])
     finished: list[Finished] = []
-    engine = LocalEngine(folder.root, SETTINGS, 1, finished.append, fill_in)
+    engine = LocalEngine(folder.root, Count(), 1, finished.append)
     engine.run(blocks, lambda: len(finished) < 2)
     done = folder.done(40)
     assert done.sum() == sum(len(one.block) for one in finished)

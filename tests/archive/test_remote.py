@@ -13,9 +13,8 @@ from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import write_inputs
 from softfree.archive.local import LocalEngine
 from softfree.archive.options import ArchiveOptions, check_only_archives
-from softfree.archive.predictor import PredictorSettings
 from softfree.archive.remote import Fetcher, addresses_of_table, is_remote, list_remote
-from softfree.archive.worker import Block, work
+from softfree.archive.worker import Block
 from softfree_runtime.core.errors import ReadError, UserError
 
 
@@ -24,19 +23,15 @@ class Lengths:
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
-        pass
+    def open(self, root: Path) -> Lengths:
+        return self
 
-    def __call__(self, samples) -> pa.Table:
+    def __call__(self, samples, numbers) -> pa.Table:
         rows = []
         for name, path, _ in samples:
             rows.append({"path": name, "status": "ok", "reason": path, "value": float(len(Path(path).read_bytes()))})
             assert path.endswith(".nii.gz")
         return pa.Table.from_pylist(rows)
-
-
-def measure(connection, root, settings) -> None:
-    work(connection, root, settings, Lengths)
 
 
 def test_remote_files_have_rows_with_their_addresses(tmp_path: Path) -> None:
@@ -55,9 +50,7 @@ def test_remote_files_have_rows_with_their_addresses(tmp_path: Path) -> None:
     folder = ArchiveFolder(tmp_path / "archive")
     write_inputs(folder.inputs, samples)
     finished = []
-    LocalEngine(folder.root, PredictorSettings(""), 1, finished.append, measure).run(
-        [Block(0, 4), Block(4, 5)], lambda: True
-    )
+    LocalEngine(folder.root, Lengths(), 1, finished.append).run([Block(0, 4), Block(4, 5)], lambda: True)
     rows = pa.concat_tables(list(folder.rows())).to_pylist()
     assert [row["path"] for row in rows] == names
     assert [row["value"] for row in rows] == [1.0, 2.0, None, 4.0, 5.0]

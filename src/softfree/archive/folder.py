@@ -8,7 +8,7 @@
     The rows of the inputs FIRST to LAST, whole blocks, written under a temporary name and renamed.
 ``progress.jsonl``, ``progress.prom``
     What a person or Prometheus can follow.
-``predictions.parquet``, ``summary.html``, ``summary.json``
+``results.parquet`` (of predictions ``predictions.parquet``), ``summary.html``, ``summary.json``
     All rows, and what they say; written when no input is left.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softfree.archive.inputs import further_columns
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
 
@@ -31,15 +33,20 @@ _PART = re.compile(r"(\d+)-(\d+)\.parquet")
 
 
 class ArchiveFolder:
-    """The files of bulk work."""
+    """The files of bulk work.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        results: Name of the file with all rows, without suffix.
+    """
+
+    def __init__(self, root: Path, results: str = "predictions") -> None:
         self.root = root
         self.identity = root / "archive.json"
         self.inputs = root / "inputs.parquet"
         self.parts = root / "parts"
-        self.results = root / "predictions.parquet"
-        self.csv = root / "predictions.csv"
+        self.results = root / f"{results}.parquet"
+        self.csv = root / f"{results}.csv"
         self.summary = root / "summary.json"
         self.page = root / "summary.html"
 
@@ -114,27 +121,31 @@ class ArchiveFolder:
             yield pa.table(columns, schema=schema)
 
     def write_results(self, *, csv: bool) -> int:
-        """Join all parts to one file; return the number of rows. Memory does not grow with them."""
+        """Join all parts to one file, with the further columns of the inputs; return the number of rows.
+
+        Memory does not grow with them, but for further columns.
+        """
         import pyarrow.csv as pa_csv
 
+        further = further_columns(self.inputs) if self.inputs.is_file() else None
         count = 0
-        with replacing(self.results) as temporary:
+        with ExitStack() as files:
             writer: pq.ParquetWriter | None = None
-            text = None
             for table in self.rows():
-                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                for field in () if further is None else further.schema:
+                    own = further[field.name].slice(count, len(table)).combine_chunks()
+                    table = table.append_column(field, own)
+                plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+                if writer is None:
+                    path = files.enter_context(replacing(self.results))
+                    writer = files.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+                    if csv:
+                        text = files.enter_context(replacing(self.csv))
+                        lines = files.enter_context(pa_csv.CSVWriter(text, table.select(plain).schema))
                 writer.write_table(table)
-                count += len(table)
                 if csv:
-                    if text is None:
-                        partial = self.csv.with_name(f".{self.csv.name}.part")
-                        text = pa_csv.CSVWriter(partial, table.schema)
-                    text.write_table(table)
-            if writer is not None:
-                writer.close()
-            if text is not None:
-                text.close()
-                partial.replace(self.csv)
+                    lines.write_table(table.select(plain))
+                count += len(table)
         return count
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from softfree.archive.folder import ArchiveFolder
+from softfree.archive.task import Words
 from softfree.evaluation.formatting import number, p_value
 from softfree.evaluation.page import Cell, Drawing, Grid, Page, Section, write_page
 from softfree.evaluation.plots.style import SERIES, figure, legend_below, styled
@@ -20,6 +21,7 @@ _TITLES = {"month": "By month", "device": "By device", "site": "By site"}
 
 def write_summary_page(
     folder: ArchiveFolder,
+    words: Words,
     summary: Mapping[str, Any],
     scores: Mapping[str, np.ndarray],
     reference: Mapping[str, np.ndarray],
@@ -27,28 +29,28 @@ def write_summary_page(
     """Write ``summary.html``: no names of files, which may be those of patients."""
     rows, good = summary["rows"], summary["statuses"].get("ok", 0)
     failed = rows - good
-    paragraphs = [f"{good:,} of {rows:,} inputs were predicted" + (f"; {failed:,} were not." if failed else ".")]
+    paragraphs = [f"{good:,} of {rows:,} inputs were {words.done}" + (f"; {failed:,} were not." if failed else ".")]
     if summary["unusual"] is not None:
         paragraphs.append(
-            f"{_percent(summary['unusual'])} of the predicted images are unusual: farther from the training images than"
+            f"{_percent(summary['unusual'])} of these images are unusual: farther from the training images than"
             " 95 % of images of their kind should be. Many more than 5 % mean that the archive differs from the"
             " training images."
         )
-    sections = [_statuses(summary)] if failed else []
+    sections = [_statuses(summary, words, folder.results.name)] if failed else []
     if scores:
         sections.append(_scores(summary, scores, reference))
-    sections += [_groups(_TITLES[name], found) for name, found in summary["groups"].items()]
-    write_page(folder.page, Page(title="Predictions of an archive", paragraphs=paragraphs, sections=sections))
+    sections += [_groups(_TITLES[name], found, words) for name, found in summary["groups"].items()]
+    write_page(folder.page, Page(title=words.title, paragraphs=paragraphs, sections=sections))
 
 
-def _statuses(summary: Mapping[str, Any]) -> Section:
+def _statuses(summary: Mapping[str, Any], words: Words, results: str) -> Section:
     rows: list[list[Cell]] = [
         [status, f"{count:,}", _percent(count / summary["rows"])]
         for status, count in summary["statuses"].items()
         if status != "ok"
     ]
-    why = "The column reason of predictions.parquet names each file and what is wrong with it."
-    return Section(title="Without a prediction", table=Grid(["Status", "Inputs", "Share"], rows), notes=[why])
+    why = f"The column reason of {results} names each file and what is wrong with it."
+    return Section(title=f"Not {words.done}", table=Grid(["Status", "Inputs", "Share"], rows), notes=[why])
 
 
 def _scores(
@@ -91,11 +93,17 @@ def histogram(name: str, values: np.ndarray, reference: np.ndarray | None) -> Fi
     return drawing
 
 
-def _groups(title: str, found: Mapping[str, Mapping[str, Any]]) -> Section:
+def _groups(title: str, found: Mapping[str, Mapping[str, Any]], words: Words) -> Section:
     chosen = sorted(found, key=lambda value: -found[value]["rows"])[:MANY]
     names = sorted({name for value in chosen for name in found[value]["means"]})[:4]
     has_unusual = any(found[value]["unusual"] is not None for value in chosen)
-    columns = ["", "Inputs", "Predicted", *(["Unusual"] if has_unusual else []), *(f"Mean {_name(n)}" for n in names)]
+    columns = [
+        "",
+        "Inputs",
+        words.done.capitalize(),
+        *(["Unusual"] if has_unusual else []),
+        *(f"Mean {_name(n)}" for n in names),
+    ]
     rows: list[list[Cell]] = []
     for value in sorted(chosen):
         own = found[value]

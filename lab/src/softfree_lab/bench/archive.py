@@ -23,8 +23,8 @@ from PIL import Image
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList, write_inputs
 from softfree.archive.local import LocalEngine
-from softfree.archive.predictor import PredictorSettings
-from softfree.archive.worker import Block, Finished, work
+from softfree.archive.tasks.predict import Predict
+from softfree.archive.worker import Block, Finished
 from softfree.core.environment import describe_machine
 from softfree.core.progress import console
 from softfree.data.modalities.image import ImagePreprocessing
@@ -146,10 +146,10 @@ class _Filled:
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
+    def __init__(self) -> None:
         self.random = np.random.default_rng(0)
 
-    def __call__(self, samples: Sequence[Any]) -> pa.Table:
+    def __call__(self, samples: Sequence[Any], numbers: Sequence[int]) -> pa.Table:
         scores = np.array([np.full((8, 8), score).mean() for score in self.random.random(len(samples))])
         columns = {
             "path": [name for name, _, _ in samples],
@@ -162,8 +162,11 @@ class _Filled:
         return pa.table(columns)
 
 
-def _fill(connection: Any, root: Path, settings: PredictorSettings) -> None:
-    work(connection, root, settings, _Filled)
+class _Fill(Predict):
+    """The stub as a task."""
+
+    def open(self, root: Path) -> _Filled:  # type: ignore[override]
+        return _Filled()
 
 
 def _overhead(bench: Bench) -> Measured:
@@ -185,11 +188,11 @@ def _overhead(bench: Bench) -> Measured:
             last[0] = finished.block.last
 
         blocks = (Block(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
-        engine = LocalEngine(folder.root, PredictorSettings(""), 1, add, _fill)
+        engine = LocalEngine(folder.root, _Fill("stub.onnx"), 1, add)
         engine.run(blocks, lambda: True)
         seconds = time.perf_counter() - start
         folder.write_results(csv=False)
-        write_summary(folder, PredictorSettings("stub.onnx"))
+        write_summary(folder, _Fill("stub.onnx"))
         memory[count] = current_memory() - before
         if count == bench.options.rows:
             yield f"{count:,} rows of a stub, one process: time a row", 1000 * seconds / count, "ms"
@@ -344,8 +347,8 @@ def _rate_on_nodes(bench: Bench, folder: Path, nodes: int) -> float:
             times.append((time.perf_counter(), len(finished.block)))
 
         blocks = [Block(first, min(first + BLOCK, len(files))) for first in range(0, len(files), BLOCK)]
-        settings = PredictorSettings(bench.run, threads=1)
-        RayEngine(archive.root, settings, None, add, cluster.address).run(blocks, lambda: True)
+        task = Predict(bench.run, threads=1)
+        RayEngine(archive.root, task, None, add, cluster.address).run(blocks, lambda: True)
     finally:
         ray.shutdown()
         cluster.shutdown()
