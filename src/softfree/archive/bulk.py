@@ -97,7 +97,7 @@ class _Work:
                     Wanted(given.inputs, given.frame, given.image_root, kind, variables, self.options.order,
                            self.task.keeps_columns),
                 )  # fmt: skip
-                self.folder.write_identity(identity)
+                self.folder.write_identity(identity | self.task.facts())
         own = ".lock" if self.shards == 1 else f".lock-{self.shard}-of-{self.shards}"
         with self._lock(own, "working"):
             return self._go_on()

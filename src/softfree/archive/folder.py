@@ -134,7 +134,8 @@ class ArchiveFolder:
             for table in self.rows():
                 for field in () if further is None else further.schema:
                     own = further[field.name].slice(count, len(table)).combine_chunks()
-                    table = table.append_column(field, own)
+                    table = table.drop_columns(field.name) if field.name in table.column_names else table
+                    table = table.append_column(field, own)  # what the table says of month, device or site is better
                 plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
                 if writer is None:
                     path = files.enter_context(replacing(self.results))

@@ -147,8 +147,8 @@ class LocalEngine:
             self._early += 1
             if self._early >= 3:
                 raise UserError(
-                    f"the processes that {self.task.words.do} end at once (exit code {worker.process.exitcode}); there may be too"
-                    " little memory: try --workers 1"
+                    f"the processes that {self.task.words.do} end at once (exit code {worker.process.exitcode});"
+                    " there may be too little memory: try --workers 1"
                 )
         suspects = worker.unwritten
         if len(suspects) == 1 and len(suspects[0]) == 1:

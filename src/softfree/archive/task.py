@@ -85,6 +85,10 @@ class Task(ABC):
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on beside the inputs: digest of the model, options."""
 
+    def facts(self) -> dict[str, Any]:
+        """Return what else is written into ``archive.json``; called once, and not compared."""
+        return {}
+
     def reference_scores(self) -> Mapping[str, np.ndarray]:
         """Return scores of known samples by column, to compare with those of the archive."""
         return {}

@@ -282,17 +282,16 @@ def _pretrain(parsed: Namespace) -> None:
 
 
 def _features_arguments(parser: Parser) -> None:
-    help_ = "CSV or Parquet file with one row per slide: path, mpp (micrometers per pixel, if files have none), others."
-    parser.add_argument("table", type=str, help=help_)
+    help_ = "Slides: a table with the columns path and, if files have none, mpp (micrometers per pixel). Images or" \
+        " volumes: files, folders, tables, addresses."  # fmt: skip
+    parser.add_argument("inputs", nargs="+", type=str, help=help_)
     add_options(parser, FeatureOptions)
 
 
 def _features(parsed: Namespace) -> int:
-    from pathlib import Path
+    from softfree.archive.features import features_of
 
-    from softfree.features.extract import extract_features
-
-    return extract_features(Path(parsed.table), fill(FeatureOptions, parsed))
+    return features_of(parsed.inputs, fill(FeatureOptions, parsed))
 
 
 def _explain_arguments(parser: Parser) -> None:
@@ -402,7 +401,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Train": {
         "plan": Command("estimate memory and work of training or inference", _plan_arguments, _plan),
         "models": Command("list the named models", _models_arguments, _models),
-        "features": Command("encode the tiles of whole slides into files", _features_arguments, _features),
+        "features": Command("encode images, volumes, or the tiles of whole slides", _features_arguments, _features),
         "pretrain": Command("pretrain an encoder on images without labels", _pretrain_arguments, _pretrain),
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),

@@ -132,7 +132,7 @@ def _extract(
         features = encode_tiles(
             tiles,
             encoder,
-            batch_size=options.batch_size,
+            batch_size=options.batch_size or 64,
             num_workers=options.num_workers,
             precision=options.precision,
             on_batch=lambda count: bars.advance(bar, count),
@@ -178,7 +178,7 @@ def _check(options: FeatureOptions) -> None:
         "side": (options.side >= 8, "at least 8 pixels"),
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
         "share": (0 <= options.share <= 1, "a number from 0 to 1"),
-        "batch_size": (options.batch_size >= 1, "at least 1 tile"),
+        "batch_size": (options.batch_size is None or options.batch_size >= 1, "at least 1 tile"),
         "num_workers": (options.num_workers >= 0, "0 or more"),
     }
     for name, (valid, expected) in checks.items():

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from softfree.core.locks import locked
+from softfree.core.progress import console
 from softfree.inference.run_directory import RunDirectory
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import is_whole, remove_parts, replacing
