@@ -71,8 +71,13 @@ class Faulty(fsspec.AbstractFileSystem):
             raise self.errors.pop(0)
         Path(lpath).write_bytes(b"there")
 
+    there = True
+
     def exists(self, path, **_):
-        return True
+        return Faulty.there
+
+    def isdir(self, path, **_):
+        raise PermissionError("Unable to locate credentials")
 
 
 @pytest.fixture
@@ -92,15 +97,16 @@ def fetcher():
         ([OSError("busy")] * 3, "cannot be reached", [1, 5]),
         ([FileNotFoundError()], "missing", []),
         ([PermissionError("no key")], "unreadable", []),
+        ([FileNotFoundError("gone")] * 3, "bucket gone", [1, 5]),
     ],
 )
 def test_stores_that_fail(fetcher, errors: list[Exception], outcome: str | None, waited: list[float]) -> None:
     fetch, pauses = fetcher
-    Faulty.errors = list(errors)
+    Faulty.errors, Faulty.there = list(errors), outcome != "bucket gone"
     samples = [("faulty://a/b.png", "faulty://a/b.png", 2)]
     copies = fetch.begin(samples)
-    if outcome == "cannot be reached":
-        with pytest.raises(UserError, match=r"b\.png cannot be reached \(busy\)"):
+    if outcome in ("cannot be reached", "bucket gone"):
+        with pytest.raises(UserError, match=r"b\.png cannot be reached \((busy|gone)\).*give the same command again"):
             fetch.local(samples, copies)
     else:
         local, failed = fetch.local(samples, copies)
@@ -138,6 +144,11 @@ def test_what_is_an_address(tmp_path: Path) -> None:
         list_remote((tmp_path / "nothing").as_uri(), None, "image")
     with pytest.raises(UserError, match="nosuch"):
         list_remote("nosuch://x/y", None, "image")
+
+
+def test_credentials_that_are_missing_are_one_line(fetcher) -> None:
+    with pytest.raises(UserError, match=r"faulty://a cannot be reached \(Unable to locate credentials\)"):
+        list_remote("faulty://a", None, "image")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,9 +16,9 @@ import numpy as np
 
 from softfree import __version__
 from softfree.archive.folder import ArchiveFolder
-from softfree.archive.inputs import InputList
+from softfree.archive.inputs import InputList, ranks_of, write_inputs
 from softfree.archive.listing import Wanted, list_inputs
-from softfree.archive.local import LocalEngine
+from softfree.archive.local import InlineEngine, LocalEngine
 from softfree.archive.progress import Follower
 from softfree.archive.remote import is_remote
 from softfree.archive.task import Resources, Task
@@ -60,19 +60,61 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How far the work in a folder is after a command.
+
+    Attributes:
+        folder: The folder.
+        count: Number of inputs.
+        done: Number of inputs with a row.
+        failed: Number of inputs of this command without a result.
+        summary: Of all rows, if every input has one.
+    """
+
+    folder: ArchiveFolder
+    count: int
+    done: int
+    failed: int
+    summary: Mapping[str, Any] | None
+
+
 def do_all(task: Task, given: Given, options: BulkOptions) -> int:
     """Do a task with all inputs, in a folder; return the exit status: 0, or 1 if some inputs failed or are left.
 
     Raises:
-        UserError: Impossible options, or a folder that was begun with others.
+        UserError: Impossible options, a folder that was begun with others, or not one input could be used.
     """
-    return _Work(task, given, options).run()
+    outcome = Bulk(task, given, options).run()
+    folder, summary, done = outcome.folder, outcome.summary, task.words.done
+    if summary is None:
+        others = f"; shards other than {options.shard} have the rest" if parse_shard(options.shard)[1] > 1 else ""
+        print(
+            f"{outcome.done:,} of {outcome.count:,} inputs have a row in {folder.parts}{others}; the same command goes"
+            " on",
+            file=sys.stderr,
+        )
+        return 1 if outcome.failed else 0
+    failed = summary["rows"] - summary["statuses"].get("ok", 0)
+    if failed == summary["rows"]:
+        raise UserError(f"none of the {failed:,} inputs could be {done}; the reasons are in {folder.results}")
+    print(
+        f"{summary['rows'] - failed:,} of {summary['rows']:,} {done}; written to {folder.results}; summary:"
+        f" {folder.page}",
+        file=sys.stderr,
+    )
+    return 1 if failed else 0
 
 
-class _Work:
+class Bulk:
     """One command in the folder."""
 
     def __init__(self, task: Task, given: Given, options: BulkOptions) -> None:
+        """Check the options.
+
+        Raises:
+            UserError: They are impossible.
+        """
         self.task, self.given, self.options = task, given, options
         self.shard, self.shards = parse_shard(options.shard)
         self.end = _end(options.until)
@@ -84,30 +126,65 @@ class _Work:
             raise UserError("--ray-address is for --engine ray")
         self.folder = ArchiveFolder(given.out, task.results)
 
-    def run(self) -> int:
-        """See :func:`do_all`."""
-        identity = self._identity()
+    def run(self) -> Outcome:
+        """Do what is missing.
+
+        Raises:
+            UserError: The folder was begun with something else, another process is working in it, or the task cannot be
+                done at all.
+        """
         with self._lock(BEGIN, "beginning", wait=True):
-            if not self.folder.check_identity(identity):
-                self.folder.parts.mkdir(parents=True, exist_ok=True)
-                kind, variables = self.task.inputs_of()
-                given = self.given
-                list_inputs(
-                    self.folder.inputs,
-                    Wanted(given.inputs, given.frame, given.image_root, kind, variables, self.options.order,
-                           self.task.keeps_columns),
-                )  # fmt: skip
-                self.folder.write_identity(identity | self.task.facts())
-        own = ".lock" if self.shards == 1 else f".lock-{self.shard}-of-{self.shards}"
-        with self._lock(own, "working"):
+            self._begin()
+        with self._lock(self._own_lock(self.shard), "working"):
             return self._go_on()
 
-    def _go_on(self) -> int:
+    def _begin(self) -> None:
+        identity, folder = self._identity(), self.folder
+        if self.task.starts_anew:
+            self._list_again()
+        elif folder.check_identity(identity):
+            return
+        else:
+            self._list(folder.inputs)
+        folder.write_identity(identity | self.task.facts())
+
+    def _list(self, path: Path) -> None:
+        self.folder.parts.mkdir(parents=True, exist_ok=True)
+        samples, order, given = self.task.samples(), self.options.order, self.given
+        if samples is None:
+            kind, variables = self.task.inputs_of()
+            keeps = self.task.keeps_columns
+            list_inputs(path, Wanted(given.inputs, given.frame, given.image_root, kind, variables, order, keeps))
+            return
+        ranks = range(len(samples)) if order is None else ranks_of(samples, order, given.inputs)
+        write_inputs(path, [samples[rank] for rank in ranks])
+
+    def _list_again(self) -> None:
+        """List the inputs anew; if they are others than before, the rows of the ones before are removed."""
+        folder = self.folder
+        new = folder.root / ".inputs.new.parquet"
+        try:
+            self._list(new)
+            if folder.inputs.is_file() and new.read_bytes() == folder.inputs.read_bytes():
+                return
+            for shard in range(self.shards):
+                if self.shards > 1:  # whose rows would belong to other inputs
+                    with self._lock(self._own_lock(shard), "working"):
+                        pass
+            for path in folder.parts.glob("*.parquet"):
+                path.unlink()
+            new.replace(folder.inputs)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def _go_on(self) -> Outcome:
         folder, options = self.folder, self.options
         count = len(InputList(folder.inputs))
         wanted = min(count, options.limit) if options.limit is not None else count
         blocks = [block for number, block in enumerate(_blocks(wanted, self.block))
                   if number % self.shards == self.shard]  # fmt: skip
+        if self.task.starts_anew:
+            folder.remove_parts_of((block.first, block.last) for block in blocks)
         done = folder.done(count)
         missing = [piece for block in blocks for piece in _missing(block, done)]
         own = sum(map(len, blocks))
@@ -121,46 +198,40 @@ class _Work:
                     _check_hopeful(follower, self.task, folder)
                 return self.end is None or datetime.now() < self.end
 
-            self._engine(follower).run(missing, may_go_on)
+            try:
+                self._engine(follower).run(missing, may_go_on)
+            except UserError:
+                if self.shards == 1 and not folder.part_ranges():  # wrong options, perhaps: nothing has begun
+                    folder.identity.unlink(missing_ok=True)
+                    folder.inputs.unlink(missing_ok=True)
+                raise
         done = folder.done(count)
-        if done.all():
-            return self._finish()
-        others = f"; shards other than {options.shard} have the rest" if self.shards > 1 else ""
-        print(
-            f"{int(done.sum()):,} of {count:,} inputs have a row in {folder.parts}{others}; the same command goes on",
-            file=sys.stderr,
-        )
-        return 1 if follower.failed else 0
+        summary = self._finish() if done.all() else None
+        return Outcome(folder, count, int(done.sum()), follower.failed, summary)
 
     def _engine(self, follower: Follower) -> Engine:
         options, root = self.options, self.folder.root
+        if options.engine == "local" and self.resources.workers == 0:
+            return InlineEngine(root, self.task, follower.add)
         if options.engine == "local":
             return LocalEngine(root, self.task, self.resources.workers, follower.add)
         from softfree.archive.ray_engine import RayEngine
 
         return RayEngine(root, self.task, options.workers, follower.add, options.ray_address)
 
-    def _finish(self) -> int:
-        """Join the rows and summarize them, unless that was done."""
+    def _finish(self) -> Mapping[str, Any]:
+        """Join the rows and summarize them, unless that was done; return the summary."""
         from softfree.archive.summary import read_summary, write_summary
 
-        folder, csv, done = self.folder, self.options.csv, self.task.words.done
-        summary = read_summary(folder)
+        folder, csv = self.folder, self.options.csv
+        summary = None if self.task.starts_anew else read_summary(folder)
         if summary is None or not folder.results.is_file() or (csv and not folder.csv.is_file()):
             with self._lock(BEGIN, "finishing", wait=True):
                 folder.remove_leftovers()
                 folder.write_results(csv=csv)
                 self.task.finish(folder)
                 summary = write_summary(folder, self.task)
-        failed = summary["rows"] - summary["statuses"].get("ok", 0)
-        if failed == summary["rows"]:
-            raise UserError(f"none of the {failed:,} inputs could be {done}; the reasons are in {folder.results}")
-        print(
-            f"{summary['rows'] - failed:,} of {summary['rows']:,} {done}; written to {folder.results};"
-            f" summary: {folder.page}",
-            file=sys.stderr,
-        )
-        return 1 if failed else 0
+        return summary
 
     def _identity(self) -> dict[str, Any]:
         """Return what the rows depend on; not the names of the inputs, which may hold those of patients."""
@@ -174,6 +245,9 @@ class _Work:
             "order": self.options.order,
             "block": self.block,
         }
+
+    def _own_lock(self, shard: int) -> str:
+        return ".lock" if self.shards == 1 else f".lock-{shard}-of-{self.shards}"
 
     def _lock(self, name: str, activity: str, *, wait: bool = False) -> AbstractContextManager[None]:
         return locked(self.folder.root, activity, name=name, wait=wait)

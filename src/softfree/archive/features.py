@@ -28,7 +28,7 @@ def features_of(inputs: Sequence[str], options: FeatureOptions) -> int:
     """
     kind = options.kind or _kind(inputs, options)
     if kind == "slide" and not _is_run_on("slide", options.encoder):
-        from softfree.features.extract import extract_features
+        from softfree.archive.slides import extract_features
 
         if len(inputs) != 1 or Path(inputs[0]).suffix.lower() not in TABLES:
             raise UserError(f"softfree features of slides: expected one table with a column path, got {inputs[0]}")

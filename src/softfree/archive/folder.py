@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ class ArchiveFolder:
         with replacing(path) as temporary:
             pq.write_table(rows, temporary, compression="zstd")
 
+    def remove_parts_of(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Remove the parts that begin in one of some ranges of inputs, ``(first, last)`` without the last."""
+        ranges = list(ranges)
+        firsts = [first for first, _ in ranges]
+        for first, last in self.part_ranges():
+            number = bisect_right(firsts, first) - 1
+            if number >= 0 and first < ranges[number][1]:
+                (self.parts / f"{first:09}-{last:09}.parquet").unlink(missing_ok=True)
+
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that were killed; no process may be writing here."""
         for path in self.parts.glob(".*"):
@@ -109,6 +119,8 @@ class ArchiveFolder:
     def rows(self) -> Iterator[pa.Table]:
         """Yield the rows of all parts in order, each part with the columns of all."""
         files = [self.parts / f"{first:09}-{last:09}.parquet" for first, last in self.part_ranges()]
+        if not files:
+            return
         schema = _joined([pq.read_schema(path) for path in files])
         for path in files:
             table = pq.read_table(path)

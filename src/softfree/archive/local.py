@@ -17,14 +17,43 @@ from pathlib import Path
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList
+from softfree.archive.remote import Fetcher
 from softfree.archive.task import Task, failed_row
-from softfree.archive.worker import Block, Finished, PartWriter, work
+from softfree.archive.worker import Block, Finished, PartWriter, finish_block, work
 from softfree_runtime.core.errors import ReadError, UserError
 
 AHEAD = 2  # blocks that a process has before it: it never waits
 TRIES = 2
 
 OnFinished = Callable[[Finished], None]
+
+
+class InlineEngine:
+    """Handles the missing blocks of a folder in this process: nothing to start, and nothing is isolated.
+
+    Args:
+        root: The folder.
+        task: What to do.
+        on_finished: Called with the report of each finished block.
+    """
+
+    def __init__(self, root: Path, task: Task, on_finished: OnFinished) -> None:
+        self.root, self.task, self.on_finished = root, task, on_finished
+
+    def run(self, blocks: Iterable[Block], may_go_on: Callable[[], bool]) -> None:
+        """Handle blocks; see :meth:`LocalEngine.run`."""
+        writer = PartWriter(ArchiveFolder(self.root))
+        inputs, fetcher = InputList(writer.folder.inputs), Fetcher()
+        try:
+            handler = self.task.open(self.root)
+            for block in blocks:
+                if not may_go_on():
+                    break
+                samples = inputs.read(block.first, block.last)
+                self.on_finished(finish_block(block, samples, fetcher.begin(samples), handler, fetcher, writer))
+        finally:
+            writer.flush()
+            fetcher.close()
 
 
 class _Worker:

@@ -7,12 +7,25 @@ from dataclasses import dataclass, fields
 
 from softfree.core.options import BulkOptions
 from softfree.inference.options import PredictOptions
+from softfree.saliency.options import ExplainOptions
 from softfree_runtime.core.errors import UserError
 
 
 @dataclass(kw_only=True)
 class ArchiveOptions(PredictOptions, BulkOptions):
     """Prediction; of many inputs if ``out`` is a folder."""
+
+
+@dataclass(kw_only=True)
+class ExplainArchiveOptions(ExplainOptions, BulkOptions):
+    """Explanation of an archive.
+
+    Attributes:
+        archive: Write a row for each input, and a summary, in a folder in which the same command goes on after an
+            interruption; so do the options of many inputs, and addresses.
+    """
+
+    archive: bool = False
 
 
 def check_only_archives(options: ArchiveOptions, inputs: Sequence[str] = ()) -> None:

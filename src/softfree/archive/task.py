@@ -85,6 +85,10 @@ class Task(ABC):
     def identity(self) -> dict[str, Any]:
         """Return what the rows depend on beside the inputs: digest of the model, options."""
 
+    def samples(self) -> list[NamedSource] | None:
+        """Return the inputs if the task lists them itself; None to list what the command was given."""
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Return what else is written into ``archive.json``; called once, and not compared."""
         return {}
@@ -102,7 +106,7 @@ class Resources:
     """What each process may use.
 
     Attributes:
-        workers: Number of processes.
+        workers: Number of processes; 0 to do all in this one.
         threads: Threads of matrix products in each; None for those of the library.
     """
 
@@ -116,12 +120,14 @@ class Resources:
         Raises:
             UserError: No processes.
         """
-        if options.workers is not None and options.workers < 1:
-            raise UserError(f"--workers {options.workers}: expected at least 1")
-        workers = options.workers or (1 if has_gpu() else max(1, len(os.sched_getaffinity(0))))
+        if options.workers is not None and options.workers < 0:
+            raise UserError(f"--workers {options.workers}: expected at least 1, or 0 for no process beside this one")
+        workers = options.workers
+        if workers is None:
+            workers = 1 if has_gpu() else max(1, len(os.sched_getaffinity(0)))
         if options.engine == "ray":
             return cls(workers, 1)
-        return cls(workers, None if workers == 1 else max(1, (os.cpu_count() or 1) // workers))
+        return cls(workers, None if workers <= 1 else max(1, (os.cpu_count() or 1) // workers))
 
 
 def has_gpu() -> bool:

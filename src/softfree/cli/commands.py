@@ -7,7 +7,7 @@ import sys
 
 from jsonargparse import Namespace
 
-from softfree.archive.options import ArchiveOptions, check_only_archives
+from softfree.archive.options import ArchiveOptions, ExplainArchiveOptions, check_only_archives
 from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
@@ -19,7 +19,6 @@ from softfree.features.options import FeatureOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
-from softfree.saliency.options import ExplainOptions
 from softfree.serving.options import ServeOptions
 from softfree.study.options import AutoOptions, LearningCurveOptions, TuneOptions
 from softfree_runtime.core.errors import UserError
@@ -297,14 +296,21 @@ def _features(parsed: Namespace) -> int:
 def _explain_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
     parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of files, or tables with a column path.")
-    add_options(parser, ExplainOptions)
+    add_options(parser, ExplainArchiveOptions)
     add_json(parser)
 
 
 def _explain(parsed: Namespace) -> int:
+    options = fill(ExplainArchiveOptions, parsed)
+    from softfree.archive.explain import explain_archive, is_for_archive
+
+    if is_for_archive(parsed.inputs, options):
+        if parsed.json:
+            raise UserError(f"--json: the rows of an archive are in {options.out / 'results.parquet'}")
+        return explain_archive(parsed.run, parsed.inputs, options)
     from softfree.saliency.api import explain_to_files
 
-    return explain_to_files(parsed.run, parsed.inputs, fill(ExplainOptions, parsed), as_json=parsed.json)
+    return explain_to_files(parsed.run, parsed.inputs, options, as_json=parsed.json)
 
 
 def _export_arguments(parser: Parser) -> None:

@@ -190,7 +190,8 @@ class BulkOptions:
     """Many inputs, in blocks, in a folder in which the same command goes on.
 
     Attributes:
-        workers: Number of processes; default: one for each processor, or one with a GPU.
+        workers: Number of processes; default: one for each processor, or one with a GPU; 0: all in this process, which
+            a file may then end.
         block: Inputs that a process takes at a time; batches are formed within a block; default: 32, of maps 4, of
             slides 1.
         shard: This machine's share of the inputs: 0/4, 1/4, 2/4 or 3/4 for four machines that share the folder.
