@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from softfree.core.options import BulkOptions
+from softfree.data.audit.options import CheckOptions
 from softfree.inference.options import PredictOptions
 from softfree.saliency.options import ExplainOptions
 from softfree_runtime.core.errors import UserError
@@ -26,6 +28,17 @@ class ExplainArchiveOptions(ExplainOptions, BulkOptions):
     """
 
     archive: bool = False
+
+
+@dataclass(kw_only=True)
+class CheckArchiveOptions(CheckOptions, BulkOptions):
+    """Audit of a large table.
+
+    Attributes:
+        folder: Folder for facts about the files, which processes read then; the same command goes on there.
+    """
+
+    folder: Path | None = None
 
 
 def check_only_archives(options: ArchiveOptions, inputs: Sequence[str] = ()) -> None:
