@@ -26,7 +26,7 @@ class Deadly(SlideFeatures):
     """A decoder that ends the process at the slide b."""
 
     def open(self, root: Path) -> DeadlyEncoder:  # type: ignore[override]
-        return DeadlyEncoder(self)
+        return DeadlyEncoder(self, root)
 
 
 class DeadlyEncoder(SlideEncoder):

@@ -29,7 +29,9 @@ PASSES = 3
 class BlockActor:
     """Handles blocks on a node: a callable for Ray Data."""
 
-    def __init__(self, root: str, task: Task) -> None:
+    def __init__(self, root: str, task: Task, folder: str) -> None:
+        if os.path.isdir(folder):  # relative paths start from where the command was given
+            os.chdir(folder)
         self.writer = PartWriter(ArchiveFolder(Path(root)))
         self.inputs = InputList(self.writer.folder.inputs)
         self.handler = task.open(Path(root))
@@ -101,7 +103,7 @@ class RayEngine:
         rows = [{"first": block.first, "last": block.last} for block in blocks]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             BlockActor,
-            fn_constructor_args=(str(self.root), self.task),
+            fn_constructor_args=(str(self.root), self.task, os.getcwd()),
             concurrency=(1, min(most, len(rows))),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,

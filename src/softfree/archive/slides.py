@@ -46,31 +46,38 @@ def extract_features(table: Path, options: FeatureOptions) -> int:
     try:
         work.run()
     finally:
-        failed = _failed(work, task, folder)
+        encoded, failed = _results(work, task, folder)
         folder.write_tables(frame)
     for reason in failed.values():
         print(f"softfree: {reason}", file=sys.stderr)
     own = sum(number // work.block % shards == shard for number in range(len(slides)))
     if own and len(failed) == own:
         raise UserError(f"none of the {own} slides could be encoded; the reasons are in {options.out / FAILED}")
-    print(f"{own - len(failed)} of {own} slides encoded; table: {options.out / TABLE}", file=sys.stderr)
+    print(f"{encoded} of {own} slides encoded; table: {options.out / TABLE}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _failed(work: Bulk, task: SlideFeatures, folder: FeatureFolder) -> dict[str, str]:
-    """Return the reasons of the failed slides of a shard by name; those whose process died are recorded here."""
+def _results(work: Bulk, task: SlideFeatures, folder: FeatureFolder) -> tuple[int, dict[str, str]]:
+    """Return the number of encoded slides of a shard, and the reasons of failed ones by name.
+
+    Those whose process died are recorded here.
+    """
     failed: dict[str, str] = {}
+    encoded = 0
     if not work.folder.inputs.is_file():
-        return failed
+        return encoded, failed
     inputs = InputList(work.folder.inputs)
     for table in work.folder.rows():
         for row in table.select(["input", "path", "status", "reason"]).to_pylist():
             number = row["input"]
-            if row["status"] == "ok" or number // work.block % work.shards != work.shard:
+            if number // work.block % work.shards != work.shard:
+                continue
+            if row["status"] == "ok":
+                encoded += 1
                 continue
             failed[row["path"]] = row["reason"]
             if row["status"] == "crashed":
                 ((_, source, _),) = inputs.read(number, number + 1)
                 name = task.name_of(file_of(source).path)  # type: ignore[arg-type]
                 give_up_slide(name, folder, ReadError(row["reason"], "crashed"))
-    return failed
+    return encoded, failed

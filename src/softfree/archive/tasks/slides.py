@@ -47,7 +47,7 @@ class SlideFeatures(Task):
 
     def open(self, root: Path) -> SlideEncoder:
         """Open the encoder."""
-        return SlideEncoder(self)
+        return SlideEncoder(self, root)
 
     def inputs_of(self) -> tuple[str, Sequence[str]]:
         """Return the kind."""
@@ -73,7 +73,7 @@ class SlideEncoder:
         model_seconds: Time in the model; not known apart from reading.
     """
 
-    def __init__(self, task: SlideFeatures) -> None:
+    def __init__(self, task: SlideFeatures, root: Path) -> None:
         """Open the encoder.
 
         Raises:
@@ -90,7 +90,7 @@ class SlideEncoder:
         self._encoder = create_encoder(task.options.encoder, task.options.weights, task.options.side)
         self._encoder.module.to(best_device())
         count_time(self._encoder.module, self)
-        self._folder = FeatureFolder(task.options.out, dict(task.settings))
+        self._folder = FeatureFolder(root, dict(task.settings))
 
     def __call__(self, samples: Sequence[NamedSource], numbers: Sequence[int]) -> pa.Table:
         """Return one row for each slide."""
