@@ -7,6 +7,7 @@ an address of its own, ``.../studies/UID/series/UID/instances/UID``, and is fetc
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def _entries(wanted: Address, kind: str) -> Iterator[dict[str, Any]]:
         filters["SOPInstanceUID"] = wanted.instance
     offset, seen = 0, set[str]()
     while True:
-        page = {"limit": PAGE, "offset": offset, "search_filters": filters}
+        page: dict[str, Any] = {"limit": PAGE, "offset": offset, "search_filters": filters}
         try:
             if kind == "image":
                 entries = client.search_for_instances(wanted.study, wanted.series, **page)
@@ -132,6 +133,9 @@ def fetch(address: str, folder: Path) -> Path:
         UserError: It wants other credentials.
     """
     wanted = parse(address)
+    if wanted.study is None or wanted.series is None:
+        reason = "expected an address that ends in .../studies/UID/series/UID, and of an image in /instances/UID"
+        raise ReadError(reason, "unsupported", path=address)
     client = _client(wanted.server)
     try:
         with quiet():
@@ -146,6 +150,8 @@ def fetch(address: str, folder: Path) -> Path:
                 dataset.save_as(path / f"{number:06}.dcm", enforce_file_format=True)
             return path
     except Exception as error:  # as above
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(f"cannot write {folder}: {os.strerror(errno.ENOSPC)}; free some space") from None
         code = status_of(error)
         if code in (404, 410):
             raise ReadError("the server does not have it any more", "missing", path=address) from None

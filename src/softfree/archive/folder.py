@@ -139,13 +139,14 @@ class ArchiveFolder:
         """
         import pyarrow.csv as pa_csv
 
-        further = further_columns(self.inputs) if self.inputs.is_file() else None
+        found = further_columns(self.inputs) if self.inputs.is_file() else None
+        further = [] if found is None else list(zip(found.schema, found.columns, strict=True))
         count = 0
         with ExitStack() as files:
             writer: pq.ParquetWriter | None = None
             for table in self.rows():
-                for field in () if further is None else further.schema:
-                    own = further[field.name].slice(count, len(table)).combine_chunks()
+                for field, values in further:
+                    own = values.slice(count, len(table))
                     table = table.drop_columns(field.name) if field.name in table.column_names else table
                     table = table.append_column(field, own)  # what the table says of month, device or site is better
                 plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]

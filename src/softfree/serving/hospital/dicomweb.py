@@ -142,11 +142,8 @@ class Poller:
         fetched = 0
         present: dict[str, int] = {}
         for entry in found:
-            study, series, count = (
-                value_of(entry, STUDY),
-                value_of(entry, SERIES),
-                int(value_of(entry, _INSTANCES) or 0),
-            )
+            study, series = value_of(entry, STUDY), value_of(entry, SERIES)
+            count = int(value_of(entry, _INSTANCES) or 0)
             if not study or not series:
                 continue
             name = short(series)
@@ -177,7 +174,7 @@ class Poller:
 def _read_state(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
-    lines = (line.split() for line in path.readvalue_of().splitlines())
+    lines = (line.split() for line in path.read_text().splitlines())
     return {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
 
 
