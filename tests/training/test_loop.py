@@ -428,7 +428,7 @@ def _train_two(arguments: list[str]) -> None:
 def _torchrun_two(arguments: list[str]) -> None:
     """The same with torchrun, as ``ray job submit`` would start it."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "softfree"]
-    done = subprocess.run([sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
 
 
@@ -449,7 +449,7 @@ def _srun_two(arguments: list[str]) -> None:
         for number in range(2)
     ]
     try:
-        errors = [task.communicate(timeout=300)[1] for task in tasks]
+        errors = [task.communicate(timeout=900)[1] for task in tasks]
         assert [task.returncode for task in tasks] == [0, 0], errors
     finally:
         for task in tasks:
