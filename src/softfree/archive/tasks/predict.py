@@ -108,7 +108,7 @@ class Predict(Task):
         if self.exported or not path.is_file():
             return {}
         rows = pd.read_csv(path).filter(regex=f"^{SCORES}$")
-        return {name: values[np.isfinite(values)] for name in rows if (values := rows[name].to_numpy(float)).size}
+        return {str(name): values[np.isfinite(values)] for name in rows if (values := rows[name].to_numpy(float)).size}
 
 
 class Predictor:
