@@ -16,7 +16,7 @@ from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList, write_inputs
 from softfree.archive.local import LocalEngine
 from softfree.archive.task import Words
-from softfree.archive.worker import Block, Finished
+from softfree.archive.worker import Block, Finished, PartWriter
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.inputs import NamedSource
 
@@ -121,3 +121,29 @@ def test_parts_lost_by_a_kill_are_the_only_ones_repeated(folder: ArchiveFolder) 
     run(folder, missing)
     assert len(rows_of(folder)) == 12
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in folder.parts.glob("[0-9]*")}.items()
+
+
+def test_parts_are_written_seldom_but_never_more_than_a_share_of_the_work_is_open(folder: ArchiveFolder) -> None:
+    """Blocks of a second: at first each is a part, later those of up to ten seconds."""
+    seconds = [0.0]
+    writer = PartWriter(folder, lambda: seconds[0])
+    open_since = 0.0
+    for number in range(700):
+        seconds[0] += 1.0
+        rows = pa.table({"path": ["x"], "status": ["ok"], "reason": [""]})
+        written = writer.add(Block(number, number + 1), rows)
+        if number < 50:
+            assert written == [Block(number, number + 1)]
+        open_since = seconds[0] if written else open_since
+        assert seconds[0] - open_since < max(1.0, min(10.0, 0.02 * seconds[0]))
+    last = folder.part_ranges()[-1]
+    assert last[1] - last[0] == 9
+
+
+def test_what_a_killed_listing_left_is_no_other_content(folder: ArchiveFolder) -> None:
+    begin(folder, ["a"])
+    folder.parts.mkdir()
+    assert folder.check_identity({"model": "x"}) is False
+    folder.write_part(0, pa.table({"path": ["a"]}))
+    with pytest.raises(UserError, match="folder with other files"):
+        folder.check_identity({"model": "x"})

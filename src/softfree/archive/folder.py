@@ -58,7 +58,7 @@ class ArchiveFolder:
             UserError: Another model, other inputs or other options; or a folder with other files.
         """
         if not self.identity.is_file():
-            if self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir()):
+            if self.root.is_dir() and any(self._is_other(path) for path in self.root.iterdir()):
                 raise UserError(
                     f"--out {self.root} is a folder with other files; expected a new or empty folder, or one that this"
                     " command has begun"
@@ -75,6 +75,11 @@ class ArchiveFolder:
                     " results of both would be mixed: use the same, or choose another --out"
                 )
         return self.inputs.is_file()
+
+    def _is_other(self, path: Path) -> bool:
+        """Whether a file in a folder that was not begun is not what a listing leaves that was stopped or killed."""
+        is_left = path == self.inputs or (path == self.parts and not any(path.iterdir()))
+        return not path.name.startswith(".") and not is_left
 
     def write_identity(self, identity: Mapping[str, Any]) -> None:
         """Write what is computed."""

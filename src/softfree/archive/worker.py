@@ -22,7 +22,8 @@ from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import name_of
 
-FLUSH_SECONDS = 10.0  # what a killed process may lose
+FLUSH_SECONDS = 10.0  # what a killed process may lose,
+FLUSH_SHARE = 0.02  # and of its own work, so that one that is killed again and again gets on
 
 
 @dataclass(frozen=True)
@@ -139,23 +140,22 @@ def _with_addresses(rows: pa.Table, samples: Sequence[NamedSource], local: Mappi
 
 
 class PartWriter:
-    """Collects the rows of blocks, and writes a part every :data:`FLUSH_SECONDS`."""
+    """Collects the rows of blocks, and writes a part every :data:`FLUSH_SECONDS`, at first more often."""
 
     def __init__(self, folder: ArchiveFolder, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self._clock = folder, clock
         self._blocks: list[Block] = []
         self._rows: list[pa.Table] = []
-        self._since = clock()
+        self._begun = self._since = clock()
 
     def add(self, block: Block, rows: pa.Table) -> list[Block]:
         """Add the rows of a block; return the blocks that were written."""
         rows = rows.add_column(0, "input", pa.array(range(block.first, block.last), pa.int64()))
         written = self.flush() if self._blocks and self._blocks[-1].last != block.first else []
-        if not self._blocks:
-            self._since = self._clock()
         self._blocks.append(block)
         self._rows.append(rows)
-        if block.alone or self._clock() - self._since >= FLUSH_SECONDS:
+        now = self._clock()
+        if block.alone or now - self._since >= min(FLUSH_SECONDS, FLUSH_SHARE * (now - self._begun)):
             written += self.flush()
         return written
 
@@ -166,4 +166,5 @@ class PartWriter:
         rows = pa.concat_tables(self._rows, promote_options="permissive")
         self.folder.write_part(self._blocks[0].first, rows)
         written, self._blocks, self._rows = self._blocks, [], []
+        self._since = self._clock()
         return written
