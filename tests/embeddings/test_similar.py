@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from softfree.archive.tasks.features import PooledFeatures
 
+from softfree.archive.tasks.features import PooledFeatures
 from softfree.cli.main import main
 from softfree.embeddings.feature_folder import FeatureFolder
 from softfree.embeddings.index_folder import open_index
