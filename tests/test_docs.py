@@ -26,9 +26,11 @@ from softfree_runtime.cli import _parser as runtime_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# Of pip, trtexec, docker and SLURM.
+# Of pip, trtexec, docker, SLURM, torchrun and Ray.
 OTHER_FLAGS = {"--no-deps", "--onnx", "--fp16", "--minShapes", "--optShapes", "--maxShapes", "--help"}
 OTHER_FLAGS |= {"--target", "--read-only", "--tmpfs", "--cap-drop", "--array", "--cpus-per-task", "--requeue"}
+OTHER_FLAGS |= {"--nnodes", "--nproc-per-node", "--node-rank", "--master-addr", "--master-port", "--standalone"}
+OTHER_FLAGS |= {"--ntasks-per-node", "--gpus-per-node", "--address", "--entrypoint-num-gpus"}
 # So that training takes seconds; every option of the page is parsed and used all the same.
 QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,12 +15,23 @@ import pytest
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList, write_inputs
 from softfree.archive.local import LocalEngine
-from softfree.archive.predictor import PredictorSettings
-from softfree.archive.worker import Block, Finished, work
+from softfree.archive.task import Words
+from softfree.archive.worker import Block, Finished, PartWriter
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.inputs import NamedSource
 
-SETTINGS = PredictorSettings("no model")
+
+@dataclass(frozen=True)
+class Count:
+    """A task: fills in the length of each name."""
+
+    words = Words("count", "counted", "Counts")
+    broken: bool = False
+
+    def open(self, root: Path) -> Numbers:
+        if self.broken:
+            raise UserError("broken: cannot be opened")
+        return Numbers()
 
 
 class Numbers:
@@ -27,11 +39,7 @@ class Numbers:
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
-        if settings.model == "broken":
-            raise UserError("broken: cannot be opened")
-
-    def __call__(self, samples: list[NamedSource]) -> pa.Table:
+    def __call__(self, samples: list[NamedSource], numbers: list[int]) -> pa.Table:
         names = [name for name, _, _ in samples]
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -39,10 +47,6 @@ class Numbers:
             time.sleep(60)
         rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name))} for name in names]
         return pa.Table.from_pylist(rows)
-
-
-def fill_in(connection, root, settings) -> None:
-    work(connection, root, settings, Numbers)
 
 
 @pytest.fixture
@@ -55,15 +59,13 @@ def begin(folder: ArchiveFolder, names: list[str]) -> list[Block]:
     return [Block(first, min(first + 4, len(names))) for first in range(0, len(names), 4)]
 
 
-def run(
-    folder: ArchiveFolder, blocks: list[Block], workers: int = 1, settings: PredictorSettings = SETTINGS
-) -> Counter:
+def run(folder: ArchiveFolder, blocks: list[Block], workers: int = 1, task: Count = Count()) -> Counter:
     seen: Counter[str] = Counter()
 
     def add(finished: Finished) -> None:
         seen.update(finished.statuses)
 
-    LocalEngine(folder.root, settings, workers, add, fill_in).run(blocks, lambda: True)
+    LocalEngine(folder.root, task, workers, add).run(blocks, lambda: True)
     return seen
 
 
@@ -95,14 +97,14 @@ def test_an_input_that_ends_its_process_twice_is_a_row_and_nothing_else_is_lost(
 
 def test_a_model_that_cannot_be_opened_is_an_error_once(folder: ArchiveFolder) -> None:
     with pytest.raises(UserError, match="broken: cannot be opened"):
-        run(folder, begin(folder, ["a", "b"]), workers=2, settings=PredictorSettings("broken"))
+        run(folder, begin(folder, ["a", "b"]), workers=2, task=Count(broken=True))
     assert folder.part_ranges() == []
 
 
 def test_what_was_begun_is_written_when_it_may_not_go_on(folder: ArchiveFolder) -> None:
     blocks = begin(folder, [str(number) for number in range(40)])
     finished: list[Finished] = []
-    engine = LocalEngine(folder.root, SETTINGS, 1, finished.append, fill_in)
+    engine = LocalEngine(folder.root, Count(), 1, finished.append)
     engine.run(blocks, lambda: len(finished) < 2)
     done = folder.done(40)
     assert done.sum() == sum(len(one.block) for one in finished)
@@ -119,3 +121,29 @@ def test_parts_lost_by_a_kill_are_the_only_ones_repeated(folder: ArchiveFolder) 
     run(folder, missing)
     assert len(rows_of(folder)) == 12
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in folder.parts.glob("[0-9]*")}.items()
+
+
+def test_parts_are_written_seldom_but_never_more_than_a_share_of_the_work_is_open(folder: ArchiveFolder) -> None:
+    """Blocks of a second: at first each is a part, later those of up to ten seconds."""
+    seconds = [0.0]
+    writer = PartWriter(folder, lambda: seconds[0])
+    open_since = 0.0
+    for number in range(700):
+        seconds[0] += 1.0
+        rows = pa.table({"path": ["x"], "status": ["ok"], "reason": [""]})
+        written = writer.add(Block(number, number + 1), rows)
+        if number < 50:
+            assert written == [Block(number, number + 1)]
+        open_since = seconds[0] if written else open_since
+        assert seconds[0] - open_since < max(1.0, min(10.0, 0.02 * seconds[0]))
+    last = folder.part_ranges()[-1]
+    assert last[1] - last[0] == 9
+
+
+def test_what_a_killed_listing_left_is_no_other_content(folder: ArchiveFolder) -> None:
+    begin(folder, ["a"])
+    folder.parts.mkdir()
+    assert folder.check_identity({"model": "x"}) is False
+    folder.write_part(0, pa.table({"path": ["a"]}))
+    with pytest.raises(UserError, match="folder with other files"):
+        folder.check_identity({"model": "x"})

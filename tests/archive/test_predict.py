@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
+from softfree.archive.bulk import _end, _missing
 from softfree.archive.folder import ArchiveFolder
-from softfree.archive.inputs import in_order
+from softfree.archive.inputs import ranks_of
 from softfree.archive.options import ArchiveOptions, check_only_archives
-from softfree.archive.predict import _end, _missing, predict_archive
-from softfree.archive.predictor import PredictorSettings
+from softfree.archive.predict import predict_archive
 from softfree.archive.summary import Sample, drift, write_summary
+from softfree.archive.tasks.predict import Predict
 from softfree.archive.worker import Block
 from softfree.cli.main import main
 from softfree.core.shards import parse_shard
@@ -75,7 +76,7 @@ def test_two_at_once_and_foreign_folders_are_refused(image_run, tmp_path: Path) 
         predict_archive(str(image_run.folder), ["x"], options(out))
     (out / "letter.txt").unlink()
     (tmp_path / "image.png").write_bytes(b"")
-    with FileLock(out / ".lock"), pytest.raises(UserError, match="another process is predicting"):
+    with FileLock(out / ".lock"), pytest.raises(UserError, match="another process is working"):
         predict_archive(str(image_run.folder), [str(tmp_path / "image.png")], options(out))
 
 
@@ -118,7 +119,7 @@ def test_orders(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
 
     def names(order: str) -> str:
-        return "".join(name for name, _, _ in in_order(samples, order, [str(table)]))
+        return "".join("abc"[rank] for rank in ranks_of(samples, order, [str(table)]))
 
     assert (names("newest"), names("oldest")) == ("bca", "acb")
     assert (names("priority"), names("-priority")) == ("acb", "cab")
@@ -147,7 +148,7 @@ def test_summary_by_month(tmp_path: Path) -> None:
         {"path": "z", "status": "corrupt", "p_ill": None, "unusual": None, "month": "2026-11", "device": None},
     ]
     folder.write_part(0, pa.Table.from_pylist(rows))
-    summary = write_summary(folder, PredictorSettings("model.onnx"))
+    summary = write_summary(folder, Predict("model.onnx"))
     assert summary["groups"]["month"]["2026-11"] == {
         "rows": 2, "predicted": 1, "unusual": 0.0, "means": {"p_ill": 0.75},
     }  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,22 +14,31 @@ import pytest
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import write_inputs
-from softfree.archive.predictor import PredictorSettings
 from softfree.archive.worker import Block, Finished
 from softfree_runtime.core.errors import UserError
 
 pytestmark = pytest.mark.slow
 
 
+@dataclass(frozen=True)
+class Count:
+    """A task: fills in the length of each name, slowly."""
+
+    pause: float
+
+    def open(self, root: Path) -> Numbers:
+        return Numbers(self.pause)
+
+
 class Numbers:
-    """Fills in the length of each name, slowly; a file "poison" ends the process."""
+    """Fills in the length of each name; a file "poison" ends the process."""
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
-        self.pause = float(settings.model)
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
 
-    def __call__(self, samples) -> pa.Table:
+    def __call__(self, samples, numbers) -> pa.Table:
         names = [name for name, _, _ in samples]
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -55,7 +65,7 @@ def cluster():
 def engine_of(folder: ArchiveFolder, cluster, pause: float, seen: list[Finished]):
     from softfree.archive.ray_engine import RayEngine
 
-    return RayEngine(folder.root, PredictorSettings(str(pause)), None, seen.append, cluster.address, Numbers)
+    return RayEngine(folder.root, Count(pause), None, seen.append, cluster.address)
 
 
 def test_a_node_that_dies_and_a_poisoned_file(cluster, tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import write_inputs
 from softfree.archive.local import LocalEngine
 from softfree.archive.options import ArchiveOptions, check_only_archives
-from softfree.archive.predictor import PredictorSettings
 from softfree.archive.remote import Fetcher, addresses_of_table, is_remote, list_remote
-from softfree.archive.worker import Block, work
+from softfree.archive.worker import Block
 from softfree_runtime.core.errors import ReadError, UserError
 
 
@@ -24,19 +23,15 @@ class Lengths:
 
     model_seconds = 0.0
 
-    def __init__(self, settings: PredictorSettings) -> None:
-        pass
+    def open(self, root: Path) -> Lengths:
+        return self
 
-    def __call__(self, samples) -> pa.Table:
+    def __call__(self, samples, numbers) -> pa.Table:
         rows = []
         for name, path, _ in samples:
             rows.append({"path": name, "status": "ok", "reason": path, "value": float(len(Path(path).read_bytes()))})
             assert path.endswith(".nii.gz")
         return pa.Table.from_pylist(rows)
-
-
-def measure(connection, root, settings) -> None:
-    work(connection, root, settings, Lengths)
 
 
 def test_remote_files_have_rows_with_their_addresses(tmp_path: Path) -> None:
@@ -55,9 +50,7 @@ def test_remote_files_have_rows_with_their_addresses(tmp_path: Path) -> None:
     folder = ArchiveFolder(tmp_path / "archive")
     write_inputs(folder.inputs, samples)
     finished = []
-    LocalEngine(folder.root, PredictorSettings(""), 1, finished.append, measure).run(
-        [Block(0, 4), Block(4, 5)], lambda: True
-    )
+    LocalEngine(folder.root, Lengths(), 1, finished.append).run([Block(0, 4), Block(4, 5)], lambda: True)
     rows = pa.concat_tables(list(folder.rows())).to_pylist()
     assert [row["path"] for row in rows] == names
     assert [row["value"] for row in rows] == [1.0, 2.0, None, 4.0, 5.0]
@@ -78,8 +71,13 @@ class Faulty(fsspec.AbstractFileSystem):
             raise self.errors.pop(0)
         Path(lpath).write_bytes(b"there")
 
+    there = True
+
     def exists(self, path, **_):
-        return True
+        return Faulty.there
+
+    def isdir(self, path, **_):
+        raise PermissionError("Unable to locate credentials")
 
 
 @pytest.fixture
@@ -99,15 +97,16 @@ def fetcher():
         ([OSError("busy")] * 3, "cannot be reached", [1, 5]),
         ([FileNotFoundError()], "missing", []),
         ([PermissionError("no key")], "unreadable", []),
+        ([FileNotFoundError("gone")] * 3, "bucket gone", [1, 5]),
     ],
 )
 def test_stores_that_fail(fetcher, errors: list[Exception], outcome: str | None, waited: list[float]) -> None:
     fetch, pauses = fetcher
-    Faulty.errors = list(errors)
+    Faulty.errors, Faulty.there = list(errors), outcome != "bucket gone"
     samples = [("faulty://a/b.png", "faulty://a/b.png", 2)]
     copies = fetch.begin(samples)
-    if outcome == "cannot be reached":
-        with pytest.raises(UserError, match=r"b\.png cannot be reached \(busy\)"):
+    if outcome in ("cannot be reached", "bucket gone"):
+        with pytest.raises(UserError, match=r"b\.png cannot be reached \((busy|gone)\).*give the same command again"):
             fetch.local(samples, copies)
     else:
         local, failed = fetch.local(samples, copies)
@@ -145,6 +144,11 @@ def test_what_is_an_address(tmp_path: Path) -> None:
         list_remote((tmp_path / "nothing").as_uri(), None, "image")
     with pytest.raises(UserError, match="nosuch"):
         list_remote("nosuch://x/y", None, "image")
+
+
+def test_credentials_that_are_missing_are_one_line(fetcher) -> None:
+    with pytest.raises(UserError, match=r"faulty://a cannot be reached \(Unable to locate credentials\)"):
+        list_remote("faulty://a", None, "image")
 
 
 @pytest.mark.slow

@@ -425,6 +425,37 @@ def _train_two(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def _torchrun_two(arguments: list[str]) -> None:
+    """The same with torchrun, as ``ray job submit`` would start it."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "softfree"]
+    done = subprocess.run([sys.executable, "-m", *launcher, *arguments], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+
+
+def _srun_two(arguments: list[str]) -> None:
+    """The same with the variables that SLURM sets for each task."""
+    common = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0", "SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_NODELIST": "127.0.0.1",
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "softfree", *arguments],
+            env=os.environ | common | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        errors = [task.communicate(timeout=900)[1] for task in tasks]
+        assert [task.returncode for task in tasks] == [0, 0], errors
+    finally:
+        for task in tasks:
+            task.kill()
+
+
 def _fork_two(arguments: list[str]) -> None:
     """The same in copies of this process; the second waits until Lightning, in the first, would start it."""
     receiving, sending = Pipe(duplex=False)
@@ -454,8 +485,11 @@ def _fork_two(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "train_two",
-    [pytest.param(_fork_two, marks=needs_fork), pytest.param(_train_two, marks=pytest.mark.slow)],
-    ids=["forks", "command"],
+    [
+        pytest.param(_fork_two, marks=needs_fork),
+        *(pytest.param(train_two, marks=pytest.mark.slow) for train_two in (_train_two, _torchrun_two, _srun_two)),
+    ],
+    ids=["forks", "command", "torchrun", "slurm"],
 )
 def test_two_processes_give_what_one_gives(options_for, train_two):
     common = {"drop_path": 0.0, "batch_size": 4, "epochs": 2}

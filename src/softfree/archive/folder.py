@@ -8,7 +8,7 @@
     The rows of the inputs FIRST to LAST, whole blocks, written under a temporary name and renamed.
 ``progress.jsonl``, ``progress.prom``
     What a person or Prometheus can follow.
-``predictions.parquet``, ``summary.html``, ``summary.json``
+``results.parquet`` (of predictions ``predictions.parquet``), ``summary.html``, ``summary.json``
     All rows, and what they say; written when no input is left.
 """
 
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softfree.archive.inputs import further_columns
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, write_atomically
 
@@ -31,15 +34,20 @@ _PART = re.compile(r"(\d+)-(\d+)\.parquet")
 
 
 class ArchiveFolder:
-    """The files of bulk work."""
+    """The files of bulk work.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        results: Name of the file with all rows, without suffix.
+    """
+
+    def __init__(self, root: Path, results: str = "predictions") -> None:
         self.root = root
         self.identity = root / "archive.json"
         self.inputs = root / "inputs.parquet"
         self.parts = root / "parts"
-        self.results = root / "predictions.parquet"
-        self.csv = root / "predictions.csv"
+        self.results = root / f"{results}.parquet"
+        self.csv = root / f"{results}.csv"
         self.summary = root / "summary.json"
         self.page = root / "summary.html"
 
@@ -50,7 +58,7 @@ class ArchiveFolder:
             UserError: Another model, other inputs or other options; or a folder with other files.
         """
         if not self.identity.is_file():
-            if self.root.is_dir() and any(not path.name.startswith(".") for path in self.root.iterdir()):
+            if self.root.is_dir() and any(self._is_other(path) for path in self.root.iterdir()):
                 raise UserError(
                     f"--out {self.root} is a folder with other files; expected a new or empty folder, or one that this"
                     " command has begun"
@@ -67,6 +75,11 @@ class ArchiveFolder:
                     " results of both would be mixed: use the same, or choose another --out"
                 )
         return self.inputs.is_file()
+
+    def _is_other(self, path: Path) -> bool:
+        """Whether a file in a folder that was not begun is not what a listing leaves that was stopped or killed."""
+        is_left = path == self.inputs or (path == self.parts and not any(path.iterdir()))
+        return not path.name.startswith(".") and not is_left
 
     def write_identity(self, identity: Mapping[str, Any]) -> None:
         """Write what is computed."""
@@ -94,6 +107,15 @@ class ArchiveFolder:
         with replacing(path) as temporary:
             pq.write_table(rows, temporary, compression="zstd")
 
+    def remove_parts_of(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Remove the parts that begin in one of some ranges of inputs, ``(first, last)`` without the last."""
+        ranges = list(ranges)
+        firsts = [first for first, _ in ranges]
+        for first, last in self.part_ranges():
+            number = bisect_right(firsts, first) - 1
+            if number >= 0 and first < ranges[number][1]:
+                (self.parts / f"{first:09}-{last:09}.parquet").unlink(missing_ok=True)
+
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that were killed; no process may be writing here."""
         for path in self.parts.glob(".*"):
@@ -102,6 +124,8 @@ class ArchiveFolder:
     def rows(self) -> Iterator[pa.Table]:
         """Yield the rows of all parts in order, each part with the columns of all."""
         files = [self.parts / f"{first:09}-{last:09}.parquet" for first, last in self.part_ranges()]
+        if not files:
+            return
         schema = _joined([pq.read_schema(path) for path in files])
         for path in files:
             table = pq.read_table(path)
@@ -114,27 +138,33 @@ class ArchiveFolder:
             yield pa.table(columns, schema=schema)
 
     def write_results(self, *, csv: bool) -> int:
-        """Join all parts to one file; return the number of rows. Memory does not grow with them."""
+        """Join all parts to one file, with the further columns of the inputs; return the number of rows.
+
+        Memory does not grow with them, but for further columns.
+        """
         import pyarrow.csv as pa_csv
 
+        found = further_columns(self.inputs) if self.inputs.is_file() else None
+        further = [] if found is None else list(zip(found.schema, found.columns, strict=True))
         count = 0
-        with replacing(self.results) as temporary:
+        with ExitStack() as files:
             writer: pq.ParquetWriter | None = None
-            text = None
             for table in self.rows():
-                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                for field, values in further:
+                    own = values.slice(count, len(table))
+                    table = table.drop_columns(field.name) if field.name in table.column_names else table
+                    table = table.append_column(field, own)  # what the table says of month, device or site is better
+                plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+                if writer is None:
+                    path = files.enter_context(replacing(self.results))
+                    writer = files.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+                    if csv:
+                        text = files.enter_context(replacing(self.csv))
+                        lines = files.enter_context(pa_csv.CSVWriter(text, table.select(plain).schema))
                 writer.write_table(table)
-                count += len(table)
                 if csv:
-                    if text is None:
-                        partial = self.csv.with_name(f".{self.csv.name}.part")
-                        text = pa_csv.CSVWriter(partial, table.schema)
-                    text.write_table(table)
-            if writer is not None:
-                writer.close()
-            if text is not None:
-                text.close()
-                partial.replace(self.csv)
+                    lines.write_table(table.select(plain))
+                count += len(table)
         return count
 
 

@@ -22,6 +22,7 @@ from softfree_runtime.sources.inputs import TABLES, NamedSource
 from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, SourceFile, files_of
 
 ROWS = 1024  # of a row group, which is read at once
+FURTHER = "column."  # before the names of columns that rows get at the end
 SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string()), ("frame", pa.int32())])
 
 
@@ -57,13 +58,25 @@ class InputList:
         return found["name"], source_from_text(found["source"]), found["frame"]
 
 
-def write_inputs(path: Path, samples: Sequence[NamedSource]) -> None:
-    """Write the list of inputs, in their order."""
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+def write_inputs(path: Path, samples: Sequence[NamedSource], columns: pa.Table | None = None) -> None:
+    """Write the list of inputs, in their order, with further columns that their rows get at the end."""
+    schema = SCHEMA
+    for field in () if columns is None else columns.schema:
+        schema = schema.append(field.with_name(f"{FURTHER}{field.name}"))
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for first in range(0, len(samples), ROWS):
             names, sources, frames = zip(*samples[first : first + ROWS], strict=True)
             texts = [source_to_text(source) for source in sources]
-            writer.write_table(pa.table([list(names), texts, list(frames)], schema=SCHEMA))
+            further = [] if columns is None else columns.slice(first, ROWS).columns
+            writer.write_table(pa.table([list(names), texts, list(frames), *further], schema=schema))
+
+
+def further_columns(path: Path) -> pa.Table | None:
+    """Return the further columns of a list of inputs; None if it has none."""
+    names = [name for name in pq.read_schema(path).names if name.startswith(FURTHER)]
+    if not names:
+        return None
+    return pq.read_table(path, columns=names).rename_columns([name.removeprefix(FURTHER) for name in names])
 
 
 def source_to_text(source: SampleSource | DecodedImage) -> str:
@@ -89,26 +102,21 @@ def source_from_text(text: str) -> SampleSource:
     return Case(tuple(CaseFile(*file) for file in value["files"]), value["id"], variables)
 
 
-def in_order(samples: Sequence[NamedSource], order: str | None, inputs: Sequence[str]) -> list[NamedSource]:
-    """Return the inputs in the order of ``--order``; equal ones stay in the order given.
+def ranks_of(samples: Sequence[NamedSource], order: str, inputs: Sequence[str]) -> np.ndarray:
+    """Return the numbers of the inputs in the order of ``--order``; equal ones stay in the order given.
 
     Args:
         samples: The inputs.
-        order: ``newest``, ``oldest``, a column of the only table, or ``-`` and a column; None for the order given.
+        order: ``newest``, ``oldest``, a column of the only table, or ``-`` and a column.
         inputs: What the inputs were listed from.
 
     Raises:
         UserError: There is no such column.
     """
-    if order is None:
-        return list(samples)
-    if order in ("newest", "oldest"):
-        times = [max((_modified(file.path) for file in files_of(_path(source))), default=0.0)
-                 for _, source, _ in samples]  # fmt: skip
-        ranks = np.argsort([-time if order == "newest" else time for time in times], kind="stable")
-    else:
-        ranks = _ranks(order, samples, inputs)
-    return [samples[rank] for rank in ranks]
+    if order not in ("newest", "oldest"):
+        return _by_column(order, samples, inputs)
+    times = [max((_modified(file.path) for file in files_of(_path(source))), default=0.0) for _, source, _ in samples]
+    return np.argsort([-time if order == "newest" else time for time in times], kind="stable")
 
 
 def _path(source: SampleSource | DecodedImage) -> SampleSource:
@@ -123,7 +131,7 @@ def _modified(path: str) -> float:
         return 0.0  # its row will say why
 
 
-def _ranks(order: str, samples: Sequence[NamedSource], inputs: Sequence[str]) -> np.ndarray:
+def _by_column(order: str, samples: Sequence[NamedSource], inputs: Sequence[str]) -> np.ndarray:
     from softfree.data.table_file import no_column, read_table_file
 
     column = order.removeprefix("-")

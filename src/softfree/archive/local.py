@@ -1,4 +1,4 @@
-"""The engine of one machine: processes that predict blocks; a process that dies takes nothing along.
+"""The engine of one machine: processes that handle blocks; a process that dies takes nothing along.
 
 The inputs of a process that died are tried again one by one: the one that ends a process a second time becomes a row
 with a reason.
@@ -17,24 +17,52 @@ from pathlib import Path
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList
-from softfree.archive.predictor import PredictorSettings, failed_row
-from softfree.archive.worker import Block, Finished, PartWriter, work
+from softfree.archive.remote import Fetcher
+from softfree.archive.task import Task, failed_row
+from softfree.archive.worker import Block, Finished, PartWriter, finish_block, work
 from softfree_runtime.core.errors import ReadError, UserError
 
 AHEAD = 2  # blocks that a process has before it: it never waits
 TRIES = 2
 
 OnFinished = Callable[[Finished], None]
-Target = Callable[[Connection, Path, PredictorSettings], None]
+
+
+class InlineEngine:
+    """Handles the missing blocks of a folder in this process: nothing to start, and nothing is isolated.
+
+    Args:
+        root: The folder.
+        task: What to do.
+        on_finished: Called with the report of each finished block.
+    """
+
+    def __init__(self, root: Path, task: Task, on_finished: OnFinished) -> None:
+        self.root, self.task, self.on_finished = root, task, on_finished
+
+    def run(self, blocks: Iterable[Block], may_go_on: Callable[[], bool]) -> None:
+        """Handle blocks; see :meth:`LocalEngine.run`."""
+        writer = PartWriter(ArchiveFolder(self.root))
+        inputs, fetcher = InputList(writer.folder.inputs), Fetcher()
+        try:
+            handler = self.task.open(self.root)
+            for block in blocks:
+                if not may_go_on():
+                    break
+                samples = inputs.read(block.first, block.last)
+                self.on_finished(finish_block(block, samples, fetcher.begin(samples), handler, fetcher, writer))
+        finally:
+            writer.flush()
+            fetcher.close()
 
 
 class _Worker:
     """A process and the blocks that it has not written yet."""
 
-    def __init__(self, root: Path, settings: PredictorSettings, target: Target) -> None:
+    def __init__(self, root: Path, task: Task) -> None:
         context = multiprocessing.get_context("spawn")  # forks of torch may hang
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=target, args=(theirs, root, settings), daemon=True)
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, root, task))
         self.process.start()
         theirs.close()
         self.unwritten: list[Block] = []
@@ -53,33 +81,24 @@ class _Worker:
 
 
 class LocalEngine:
-    """Predicts the missing blocks of a folder with several processes.
+    """Handles the missing blocks of a folder with several processes.
 
     Args:
         root: The folder.
-        settings: How to predict.
+        task: What to do.
         workers: Number of processes.
         on_finished: Called with the report of each finished block.
-        target: What a process does; see :func:`softfree.archive.worker.work`.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        settings: PredictorSettings,
-        workers: int,
-        on_finished: OnFinished,
-        target: Target = work,
-    ) -> None:
-        self._target = target
-        self.root, self.settings, self.count, self.on_finished = root, settings, workers, on_finished
+    def __init__(self, root: Path, task: Task, workers: int, on_finished: OnFinished) -> None:
+        self.root, self.task, self.count, self.on_finished = root, task, workers, on_finished
         self._todo: deque[Block] = deque()
         self._deaths: Counter[int] = Counter()
         self._workers: list[_Worker] = []
         self._early = 0  # processes that died before they were ready
 
     def run(self, blocks: Iterable[Block], may_go_on: Callable[[], bool]) -> None:
-        """Predict blocks until none is left, or ``may_go_on`` says no; what was begun is finished and written.
+        """Handle blocks until none is left, or ``may_go_on`` says no; what was begun is finished and written.
 
         Raises:
             UserError: The model cannot be used, or the results cannot be written.
@@ -110,7 +129,7 @@ class LocalEngine:
             self._listen()
 
     def _start(self) -> _Worker:
-        return _Worker(self.root, self.settings, self._target)
+        return _Worker(self.root, self.task)
 
     def _feed(self, worker: _Worker, go_on: bool) -> None:
         if worker.is_stopping or not worker.is_ready:
@@ -157,8 +176,8 @@ class LocalEngine:
             self._early += 1
             if self._early >= 3:
                 raise UserError(
-                    f"the processes that predict end at once (exit code {worker.process.exitcode}); there may be too"
-                    " little memory: try --workers 1"
+                    f"the processes that {self.task.words.do} end at once (exit code {worker.process.exitcode});"
+                    " there may be too little memory: try --workers 1"
                 )
         suspects = worker.unwritten
         if len(suspects) == 1 and len(suspects[0]) == 1:

@@ -21,7 +21,9 @@ STAGES = ("reading", "model", "writing")
 class Follower:
     """Counts finished inputs; shows and writes the counts."""
 
-    def __init__(self, folder: ArchiveFolder, total: int, done: int, *, shown: bool, name: str = "progress") -> None:
+    def __init__(
+        self, folder: ArchiveFolder, total: int, done: int, *, title: str, shown: bool, name: str = "progress"
+    ) -> None:
         self.total, self.done, self._at_start = total, done, done
         self.statuses: Counter[str] = Counter()
         self.seconds = [0.0, 0.0, 0.0]
@@ -32,7 +34,7 @@ class Follower:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[note]}"))  # fmt: skip
         self._bar = Progress(*columns, console=console, disable=not (shown and console.is_terminal))
-        self._task: TaskID = self._bar.add_task("Predicting", total=total, completed=done, note="")
+        self._task: TaskID = self._bar.add_task(title, total=total, completed=done, note="")
 
     def __enter__(self) -> Follower:
         self._bar.start()
@@ -44,7 +46,7 @@ class Follower:
 
     @property
     def failed(self) -> int:
-        """Number of inputs without a prediction in this run of the command."""
+        """Number of inputs without a result in this run of the command."""
         return sum(count for status, count in self.statuses.items() if status != "ok")
 
     @property

@@ -18,29 +18,30 @@ from softfree import __version__
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList
 from softfree.archive.local import OnFinished, give_up
-from softfree.archive.predictor import Predictor, PredictorSettings
 from softfree.archive.remote import Fetcher
-from softfree.archive.worker import Block, Finished, PartWriter, Predict, finish_block
+from softfree.archive.task import Task
+from softfree.archive.worker import Block, Finished, PartWriter, finish_block
 from softfree_runtime.core.errors import UserError
 
 PASSES = 3
-OpenPredictor = Callable[[PredictorSettings], Predict]
 
 
 class BlockActor:
-    """Predicts blocks on a node: a callable for Ray Data."""
+    """Handles blocks on a node: a callable for Ray Data."""
 
-    def __init__(self, root: str, settings: PredictorSettings, open_predictor: OpenPredictor) -> None:
+    def __init__(self, root: str, task: Task, folder: str) -> None:
+        if os.path.isdir(folder):  # relative paths start from where the command was given
+            os.chdir(folder)
         self.writer = PartWriter(ArchiveFolder(Path(root)))
         self.inputs = InputList(self.writer.folder.inputs)
-        self.predictor = open_predictor(settings)
+        self.handler = task.open(Path(root))
         self.fetcher = Fetcher()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Predict a block and write its rows at once; return what to count."""
+        """Handle a block and write its rows at once; return what to count."""
         block = Block(int(row["first"]), int(row["last"]), alone=True)
         samples = self.inputs.read(block.first, block.last)
-        finished = finish_block(block, samples, self.fetcher.begin(samples), self.predictor, self.fetcher, self.writer)
+        finished = finish_block(block, samples, self.fetcher.begin(samples), self.handler, self.fetcher, self.writer)
         names = sorted(finished.statuses)
         return {
             "first": block.first,
@@ -52,31 +53,29 @@ class BlockActor:
 
 
 class RayEngine:
-    """Predicts the missing blocks of a folder on a Ray cluster.
+    """Handles the missing blocks of a folder on a Ray cluster.
 
     Args:
         root: The folder, on storage that all nodes share.
-        settings: How to predict.
+        task: What to do.
         workers: Most actors at a time; None for one for each processor of the cluster, or each GPU.
         on_finished: Called with the report of each finished block.
         address: Of the cluster: ``auto``, ``ray://...``; None for one on this machine.
-        open_predictor: Opens what predicts blocks, in an actor.
     """
 
     def __init__(
         self,
         root: Path,
-        settings: PredictorSettings,
+        task: Task,
         workers: int | None,
         on_finished: OnFinished,
         address: str | None = None,
-        open_predictor: OpenPredictor = Predictor,
     ) -> None:
-        self.root, self.settings, self.workers, self.on_finished = root.resolve(), settings, workers, on_finished
-        self.address, self._open = address, open_predictor
+        self.root, self.task, self.workers, self.on_finished = root.resolve(), task, workers, on_finished
+        self.address = address
 
     def run(self, blocks: Sequence[Block], may_go_on: Callable[[], bool]) -> None:
-        """Predict blocks; see :meth:`softfree.archive.local.LocalEngine.run`.
+        """Handle blocks; see :meth:`softfree.archive.local.LocalEngine.run`.
 
         Raises:
             UserError: No cluster, or one with another version of softfree or another folder.
@@ -104,7 +103,7 @@ class RayEngine:
         rows = [{"first": block.first, "last": block.last} for block in blocks]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             BlockActor,
-            fn_constructor_args=(str(self.root), self.settings, self._open),
+            fn_constructor_args=(str(self.root), self.task, os.getcwd()),
             concurrency=(1, min(most, len(rows))),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,

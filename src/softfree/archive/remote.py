@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from softfree.archive.dicomweb import Unanswered, fetch, is_dicomweb, list_dicomweb
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import TABLES, NamedSource
 from softfree_runtime.sources.sample_source import SourceFile, file_of, sample_source
@@ -37,6 +39,8 @@ def list_remote(address: str, frame: int | None, kind: str) -> list[NamedSource]
     Raises:
         UserError: The address cannot be listed, there is nothing, or the samples are no single files.
     """
+    if is_dicomweb(address):
+        return list_dicomweb(address, frame, kind)
     if kind == "case":
         raise UserError(f"{address}: the model takes cases, which need a table; copy the files, and name their table")
     system, path = _system(address)
@@ -92,7 +96,8 @@ class Fetcher:
         """Remove copies."""
         for copy in copies:
             if copy is not None and not copy.exception():
-                copy.result().unlink(missing_ok=True)
+                path = copy.result()
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Remove the folder."""
@@ -101,6 +106,8 @@ class Fetcher:
 
     def _copy(self, address: str) -> Path:
         """Copy a file; a store that does not answer is asked again after growing pauses."""
+        if is_dicomweb(address):
+            return self._fetch(address)
         system, path = _system(address)
         suffix = "".join(PurePosixPath(path).suffixes[-2:]).lower()  # readers need .nii.gz
         handle, name = tempfile.mkstemp(suffix=suffix, dir=self._folder.name)
@@ -109,9 +116,11 @@ class Fetcher:
             try:
                 system.get_file(path, name)
                 return Path(name)
-            except FileNotFoundError:
-                if pause is None or _answers(system, path):
+            except FileNotFoundError as error:
+                if _answers(system, path):
                     raise ReadError("there is no file at this address", "missing", path=address) from None
+                if pause is None:
+                    raise _unreachable(address, error) from None
             except PermissionError as error:
                 reason = f"it may not be read ({_first_line(error)}); check the credentials of the store"
                 raise ReadError(reason, "unreadable", path=address) from None
@@ -121,11 +130,28 @@ class Fetcher:
             self._sleep(pause)
         raise AssertionError
 
+    def _fetch(self, address: str) -> Path:
+        """Fetch from a DICOMweb server, in the same way."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        for pause in (*self._pauses, None):
+            try:
+                return fetch(address, folder)
+            except Unanswered as error:
+                shutil.rmtree(folder)
+                folder.mkdir()
+                if pause is None:
+                    raise UserError(f"{error}; then give the same command again") from None
+            self._sleep(pause)
+        raise AssertionError
+
 
 def _answers(system: Any, path: str) -> bool:
-    """Whether the folder of a missing file is there: otherwise the store, or what is mounted there, is gone."""
+    """Whether a folder above a missing file, or its bucket, is there: otherwise the store is gone."""
     with suppress(Exception):
-        return bool(system.exists(system._parent(path)))
+        while (above := system._parent(path)) not in (path, "", system.root_marker):
+            if system.exists(above):
+                return True
+            path = above
     return False
 
 

@@ -7,19 +7,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.origin import COLUMNS
-from softfree.archive.predictor import PredictorSettings
+from softfree.archive.task import Task
 from softfree_runtime.core.files import write_atomically
 
 KEPT = 100_000  # scores of each column, drawn at random, for figures and tests
-_SCORE = re.compile(r"(?:.+\.)?(?:p_.+|value|risk)")
 
 
 @dataclass
@@ -56,18 +55,18 @@ def read_summary(folder: ArchiveFolder) -> dict[str, Any] | None:
     return summary
 
 
-def write_summary(folder: ArchiveFolder, settings: PredictorSettings) -> dict[str, Any]:
+def write_summary(folder: ArchiveFolder, task: Task) -> dict[str, Any]:
     """Summarize all rows in ``summary.json`` and ``summary.html``; memory does not grow with their number."""
     from softfree.archive.summary_page import write_summary_page
 
     statuses: Counter[str] = Counter()
     groups: dict[str, dict[str, Group]] = {name: {} for name in COLUMNS}
-    kept = Sample(KEPT)
+    kept, score = Sample(KEPT), re.compile(task.scores)
     whole = Group()
     for table in folder.rows():
-        rows = table.to_pandas()
+        rows = table.select([field.name for field in table.schema if not pa.types.is_nested(field.type)]).to_pandas()
         statuses.update(rows["status"])
-        names = [name for name in rows if _SCORE.fullmatch(name)]
+        names = [name for name in rows if score.fullmatch(name)]
         whole.add(rows, names)
         kept.add(rows.loc[rows["status"] == "ok", names].astype(np.float64))
         for column in COLUMNS:
@@ -75,7 +74,7 @@ def write_summary(folder: ArchiveFolder, settings: PredictorSettings) -> dict[st
                 for value, own in rows.groupby(rows[column].fillna(""), sort=False):
                     groups[column].setdefault(str(value), Group()).add(own, names)
     scores = kept.values()
-    reference = reference_scores(settings)
+    reference = task.reference_scores()
     summary = {
         "rows": whole.rows,
         "statuses": dict(statuses.most_common()),
@@ -85,7 +84,7 @@ def write_summary(folder: ArchiveFolder, settings: PredictorSettings) -> dict[st
                    for name, found in groups.items() if set(found) - {""}},
         "drift": drift(scores, reference),
     }  # fmt: skip
-    write_summary_page(folder, summary, scores, reference)
+    write_summary_page(folder, task.words, summary, scores, reference)
     write_atomically(folder.summary, json.dumps(summary, indent=2, allow_nan=False))
     return summary
 
@@ -119,18 +118,6 @@ class Sample:
         self._shrink()
         columns = {str(name): self._rows[name].to_numpy() for name in self._rows}
         return {name: values[np.isfinite(values)] for name, values in columns.items()}
-
-
-def reference_scores(settings: PredictorSettings) -> dict[str, np.ndarray]:
-    """Return the scores of the samples that a run was evaluated on; none for exported files, which have no samples."""
-    if settings.exported:
-        return {}
-    path = Path(settings.model) / "predictions.csv"
-    if not path.is_file():
-        return {}
-    rows = pd.read_csv(path)
-    names = [str(name) for name in rows if _SCORE.fullmatch(str(name))]
-    return {name: values[np.isfinite(values)] for name in names if (values := rows[name].to_numpy(float)).size}
 
 
 def drift(scores: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""A process that predicts blocks and writes their rows in parts."""
+"""A process that handles blocks of inputs and writes their rows in parts."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList
-from softfree.archive.predictor import Predictor, PredictorSettings, failed_row
 from softfree.archive.remote import Copies, Fetcher
+from softfree.archive.task import Handler, Task, failed_row
+from softfree.archive.watch import handle
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import name_of
 
-FLUSH_SECONDS = 10.0  # what a killed process may lose
+FLUSH_SECONDS = 10.0  # what a killed process may lose,
+FLUSH_SHARE = 0.02  # and of its own work, so that one that is killed again and again gets on
 
 
 @dataclass(frozen=True)
@@ -54,32 +55,17 @@ class Finished:
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-class Predict(Protocol):
-    """Gives one row for each sample."""
-
-    model_seconds: float
-
-    def __call__(self, samples: Sequence[NamedSource], /) -> pa.Table:
-        """Return the rows, with columns path, status and reason."""
-        ...
-
-
-def work(
-    connection: Connection,
-    root: Path,
-    settings: PredictorSettings,
-    open_predictor: Callable[[PredictorSettings], Predict] = Predictor,
-) -> None:
-    """Predict the blocks that come over the connection until None comes; a UserError is sent instead of a report."""
+def work(connection: Connection, root: Path, task: Task) -> None:
+    """Handle the blocks that come over the connection until None comes; a UserError is sent instead of a report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which says when to stop
     fetcher = Fetcher()
     try:
         writer = PartWriter(ArchiveFolder(root))
         inputs = InputList(writer.folder.inputs)
-        predictor = open_predictor(settings)
+        handler = task.open(root)
         connection.send(None)  # ready
         for block, samples, copies in _blocks(connection, inputs, fetcher):
-            connection.send(finish_block(block, samples, copies, predictor, fetcher, writer))
+            connection.send(finish_block(block, samples, copies, handler, fetcher, writer))
         connection.send(writer.flush())
     except UserError as error:
         connection.send(error)
@@ -110,31 +96,32 @@ def finish_block(
     block: Block,
     samples: list[NamedSource],
     copies: Copies,
-    predictor: Predict,
+    handler: Handler,
     fetcher: Fetcher,
     writer: PartWriter,
 ) -> Finished:
-    """Predict a block, whose remote files are being copied, and add its rows to the writer."""
-    start, in_model = time.perf_counter(), predictor.model_seconds
+    """Handle a block, whose remote files are being copied, and add its rows to the writer."""
+    start, in_model = time.perf_counter(), handler.model_seconds
     local, failed = fetcher.local(samples, copies)
-    rows = _in_order(predictor(list(local.values())) if local else None, list(local), samples, failed)
+    numbers = [block.first + number for number in local]
+    rows = _in_order(handle(handler, list(local.values()), numbers) if local else None, list(local), samples, failed)
     rows = _with_addresses(rows, samples, local)
     fetcher.remove(copies)
-    predicted, in_model = time.perf_counter(), predictor.model_seconds - in_model
+    handled, in_model = time.perf_counter(), handler.model_seconds - in_model
     statuses = Counter(rows.column("status").to_pylist())
     written = writer.add(block, rows)
     end = time.perf_counter()
-    return Finished(block, written, statuses, (predicted - start - in_model, in_model, end - predicted))
+    return Finished(block, written, statuses, (handled - start - in_model, in_model, end - handled))
 
 
 def _in_order(
-    predicted: pa.Table | None, numbers: list[int], samples: Sequence[NamedSource], failed: Mapping[int, ReadError]
+    handled: pa.Table | None, numbers: list[int], samples: Sequence[NamedSource], failed: Mapping[int, ReadError]
 ) -> pa.Table:
-    """Return the rows of predicted samples, whose numbers are given, and of failed ones in the order of all."""
-    if predicted is not None and not failed:
-        return predicted
+    """Return the rows of handled samples, whose numbers are given, and of failed ones in the order of all."""
+    if handled is not None and not failed:
+        return handled
     tables = [failed_row(samples[number], error) for number, error in failed.items()]
-    rows = pa.concat_tables([*([] if predicted is None else [predicted]), *tables], promote_options="permissive")
+    rows = pa.concat_tables([*([] if handled is None else [handled]), *tables], promote_options="permissive")
     return rows.take(np.argsort([*numbers, *failed]))
 
 
@@ -153,23 +140,22 @@ def _with_addresses(rows: pa.Table, samples: Sequence[NamedSource], local: Mappi
 
 
 class PartWriter:
-    """Collects the rows of blocks, and writes a part every :data:`FLUSH_SECONDS`."""
+    """Collects the rows of blocks, and writes a part every :data:`FLUSH_SECONDS`, at first more often."""
 
     def __init__(self, folder: ArchiveFolder, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self._clock = folder, clock
         self._blocks: list[Block] = []
         self._rows: list[pa.Table] = []
-        self._since = clock()
+        self._begun = self._since = clock()
 
     def add(self, block: Block, rows: pa.Table) -> list[Block]:
         """Add the rows of a block; return the blocks that were written."""
         rows = rows.add_column(0, "input", pa.array(range(block.first, block.last), pa.int64()))
         written = self.flush() if self._blocks and self._blocks[-1].last != block.first else []
-        if not self._blocks:
-            self._since = self._clock()
         self._blocks.append(block)
         self._rows.append(rows)
-        if block.alone or self._clock() - self._since >= FLUSH_SECONDS:
+        now = self._clock()
+        if block.alone or now - self._since >= min(FLUSH_SECONDS, FLUSH_SHARE * (now - self._begun)):
             written += self.flush()
         return written
 
@@ -180,4 +166,5 @@ class PartWriter:
         rows = pa.concat_tables(self._rows, promote_options="permissive")
         self.folder.write_part(self._blocks[0].first, rows)
         written, self._blocks, self._rows = self._blocks, [], []
+        self._since = self._clock()
         return written

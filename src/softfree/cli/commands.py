@@ -7,7 +7,7 @@ import sys
 
 from jsonargparse import Namespace
 
-from softfree.archive.options import ArchiveOptions, check_only_archives
+from softfree.archive.options import ArchiveOptions, ExplainArchiveOptions, check_only_archives
 from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
@@ -15,11 +15,11 @@ from softfree.core.options import TrainOptions
 from softfree.data.datasets.options import PrepareOptions
 from softfree.demo.options import DemoOptions
 from softfree.deployment.options import ExportOptions
+from softfree.embeddings.options import ProbeOptions, SimilarOptions
 from softfree.features.options import FeatureOptions
 from softfree.planning.options import PlanOptions
 from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.options import CompareOptions, EvaluateOptions, ReportOptions
-from softfree.saliency.options import ExplainOptions
 from softfree.serving.options import ServeOptions
 from softfree.study.options import AutoOptions, LearningCurveOptions, TuneOptions
 from softfree_runtime.core.errors import UserError
@@ -282,30 +282,68 @@ def _pretrain(parsed: Namespace) -> None:
 
 
 def _features_arguments(parser: Parser) -> None:
-    help_ = "CSV or Parquet file with one row per slide: path, mpp (micrometers per pixel, if files have none), others."
-    parser.add_argument("table", type=str, help=help_)
+    help_ = "Slides: a table with the columns path and, if files have none, mpp (micrometers per pixel). Images or" \
+        " volumes: files, folders, tables, addresses."  # fmt: skip
+    parser.add_argument("inputs", nargs="+", type=str, help=help_)
     add_options(parser, FeatureOptions)
 
 
 def _features(parsed: Namespace) -> int:
-    from pathlib import Path
+    from softfree.archive.features import features_of
 
-    from softfree.features.extract import extract_features
+    return features_of(parsed.inputs, fill(FeatureOptions, parsed))
 
-    return extract_features(Path(parsed.table), fill(FeatureOptions, parsed))
+
+def _similar_arguments(parser: Parser) -> None:
+    parser.add_argument("encoder", type=str, help="The run or encoder that made the features of the index.")
+    parser.add_argument("images", nargs="*", type=str, help="Files, folders of files, or tables with a column path.")
+    add_options(parser, SimilarOptions)
+    add_json(parser)
+
+
+def _similar(parsed: Namespace) -> int:
+    from softfree.embeddings.similar_command import similar
+
+    return similar(parsed.encoder, parsed.images or [], fill(SimilarOptions, parsed), as_json=parsed.json)
+
+
+def _probe_arguments(parser: Parser) -> None:
+    parser.add_argument("features", type=str, help="Folder that softfree features has written, of images or volumes.")
+    add_table(parser)
+    add_options(parser, ProbeOptions)
+    add_json(parser)
+
+
+def _probe(parsed: Namespace) -> None:
+    from softfree.embeddings.probe import probe
+    from softfree.embeddings.probe_output import print_probe, probe_to_dict
+
+    options = fill(ProbeOptions, parsed)
+    result = probe(parsed.features, parsed.table, options)
+    if parsed.json:
+        print(json.dumps(probe_to_dict(result, options), indent=2, allow_nan=False))
+    else:
+        print_probe(result, options)
 
 
 def _explain_arguments(parser: Parser) -> None:
     parser.add_argument("run", type=str, help="A run directory.")
     parser.add_argument("inputs", nargs="+", type=str, help="Files, folders of files, or tables with a column path.")
-    add_options(parser, ExplainOptions)
+    add_options(parser, ExplainArchiveOptions)
     add_json(parser)
 
 
 def _explain(parsed: Namespace) -> int:
+    options = fill(ExplainArchiveOptions, parsed)
+    from softfree.archive.explain import explain_archive, is_for_archive
+
+    if is_for_archive(parsed.inputs, options):
+        if parsed.json:
+            raise UserError(f"--json: the rows of an archive are in {options.out / 'results.parquet'}")
+        return explain_archive(parsed.run, parsed.inputs, options)
     from softfree.saliency.api import explain_to_files
 
-    return explain_to_files(parsed.run, parsed.inputs, fill(ExplainOptions, parsed), as_json=parsed.json)
+    return explain_to_files(parsed.run, parsed.inputs, options, as_json=parsed.json)
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -402,7 +440,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Train": {
         "plan": Command("estimate memory and work of training or inference", _plan_arguments, _plan),
         "models": Command("list the named models", _models_arguments, _models),
-        "features": Command("encode the tiles of whole slides into files", _features_arguments, _features),
+        "features": Command("encode images, volumes, or the tiles of whole slides", _features_arguments, _features),
+        "probe": Command("try simple models on frozen features, with folds by patient", _probe_arguments, _probe),
         "pretrain": Command("pretrain an encoder on images without labels", _pretrain_arguments, _pretrain),
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
         "train": Command("train a classifier on a table", _train_arguments, _train),
@@ -423,6 +462,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "report": Command("write a model card, TRIPOD+AI, CLAIM and a methods paragraph", _report_arguments, _report),
         "predict": Command("predict probabilities for new images", _predict_arguments, _predict),
+        "similar": Command("find the nearest cases in an archive of features", _similar_arguments, _similar),
         "explain": Command("show what a prediction is based on", _explain_arguments, _explain),
         "export": Command(
             "export to ONNX, OpenVINO or ExecuTorch, checked against the run", _export_arguments, _export

@@ -186,6 +186,38 @@ class StreamOptions:
 
 
 @dataclass(kw_only=True)
+class BulkOptions:
+    """Many inputs, in blocks, in a folder in which the same command goes on.
+
+    Attributes:
+        workers: Number of processes; default: one for each processor, or one with a GPU; 0: all in this process, which
+            a file may then end.
+        block: Inputs that a process takes at a time; batches are formed within a block; default: 32, of maps 4, of
+            slides 1.
+        shard: This machine's share of the inputs: 0/4, 1/4, 2/4 or 3/4 for four machines that share the folder.
+        order: Process 'newest' or 'oldest' files first, or the rows of a table by one of its columns, such as
+            'priority', or '-priority' for the highest first; default: in the order given.
+        limit: Process only this many inputs, the first in the order; the others are left for another time.
+        until: Time at which no further block is begun, such as 07:00 or 2027-01-31T07:00.
+        keep_going: Go on even if nearly all of the first 1,000 inputs cannot be read.
+        engine: 'local', processes of this machine, or 'ray', a Ray cluster whose nodes share the folder.
+        ray_address: Address of the cluster, 'auto' or ray://HOST:PORT; default: a cluster on this machine.
+        csv: Also write the rows as CSV at the end, beside the Parquet file; without columns of lists.
+    """
+
+    workers: int | None = None
+    block: int | None = None
+    shard: str | None = None
+    order: str | None = None
+    limit: int | None = None
+    until: str | None = None
+    keep_going: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    csv: bool = False
+
+
+@dataclass(kw_only=True)
 class OptimizerOptions:
     """Training recipe (AdamW, linear warmup, cosine decay).
 

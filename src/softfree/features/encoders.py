@@ -62,6 +62,10 @@ class PixelEncoder:
         """Scale to [0, 1], float32 (3, H, W)."""
         return _unit(tile)
 
+    def normalize(self, unit: Tensor) -> Tensor:
+        """Leave values in [0, 1] as they are."""
+        return unit
+
 
 class TimmEncoder:
     """A timm model without its classifier.
@@ -90,7 +94,11 @@ class TimmEncoder:
 
     def prepare(self, tile: np.ndarray) -> Tensor:
         """Normalize as in the model's training, float32 (3, H, W)."""
-        return (_unit(tile) - self._mean) / self._std
+        return self.normalize(_unit(tile))
+
+    def normalize(self, unit: Tensor) -> Tensor:
+        """Normalize values in [0, 1], (3, H, W), as in the model's training."""
+        return (unit - self._mean) / self._std
 
 
 class RunEncoder:

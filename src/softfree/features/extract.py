@@ -1,27 +1,22 @@
-"""``softfree features``: extract tile features of the slides in a table, resumable and in shards."""
+"""Tile features of the slides in a table."""
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from softfree.core.environment import best_device
-from softfree.core.shards import parse_shard
 from softfree.data.modalities.feature_files import write_features
 from softfree.data.modalities.tiles import tile_centers
 from softfree.data.modalities.tissue import find_tissue
 from softfree.data.samples import parts_of, resolutions
 from softfree.data.slide_readers.slide import open_slide
 from softfree.data.table_file import no_column, read_table_file
-from softfree.features.encoders import TileEncoder, create_encoder
-from softfree.features.folder import FAILED, TABLE, FeatureFolder
+from softfree.features.encoders import TileEncoder
+from softfree.features.folder import FeatureFolder
 from softfree.features.options import FeatureOptions
 from softfree.features.tiles import TileDataset, encode_tiles
 from softfree_runtime.core.errors import ReadError, UserError
@@ -49,68 +44,30 @@ class SlideRow:
         return {"slide_bytes": size, "slide_mpp_given": self.mpp or 0.0}
 
 
-def extract_features(table: Path, options: FeatureOptions) -> int:
-    """Encode the slides of a table; slides with complete features are skipped.
-
-    Args:
-        table: CSV or Parquet file with a column ``path`` and, if the files lack it, ``mpp``; other columns are copied
-            to the table of features.
-        options: All settings.
-
-    Returns:
-        Exit status: 0, or 1 if some slides of this shard failed.
+def extract_slide(slide: SlideRow, encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions) -> None:
+    """Encode a slide, unless its features are complete; a failure is recorded in the folder and raised.
 
     Raises:
-        UserError: Impossible options, or all slides of this shard failed.
+        ReadError: The slide gives no features.
+        UserError: Its features were made with other settings, or cannot be written.
     """
-    _check(options)
-    shard, shards = parse_shard(options.shard)
-    frame, slides = _read_slides(table, options.image_root)
-    own_slides = slides[shard::shards]
-    encoder = create_encoder(options.encoder, options.weights, options.side)
-    encoder.module.to(best_device())
-    folder = FeatureFolder(options.out, _settings(encoder, options))
-    failed = _extract_all(own_slides, encoder, folder, options)
-    folder.write_tables(frame)
-    for error in failed.values():
-        print(f"softfree: {error}", file=sys.stderr)
-    if own_slides and len(failed) == len(own_slides):
-        raise UserError(
-            f"none of the {len(own_slides)} slides could be encoded; the reasons are in {options.out / FAILED}"
-        )
-    print(
-        f"{len(own_slides) - len(failed)} of {len(own_slides)} slides encoded; table: {options.out / TABLE}",
-        file=sys.stderr,
-    )
-    return 1 if failed else 0
+    if folder.is_complete(slide.name, slide.request()):
+        return
+    folder.clean(slide.name)
+    try:
+        _extract(slide, encoder, folder, options)
+    except ReadError as error:
+        give_up_slide(slide.name, folder, error)
+        raise
 
 
-def _extract_all(
-    slides: list[SlideRow], encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions
-) -> dict[str, ReadError]:
-    """Encode incomplete slides; return the errors of failed slides by name."""
-    failed: dict[str, ReadError] = {}
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)  # stdout is for programs
-    with Progress(*columns, console=console, disable=not options.progress, transient=True) as bars:
-        bar = bars.add_task("Slides", total=len(slides))
-        for slide in slides:
-            if not folder.is_complete(slide.name, slide.request()):
-                folder.clean(slide.name)
-                try:
-                    _extract(slide, encoder, folder, options, bars)
-                except ReadError as error:
-                    # An older file of this name would be mistaken for this slide's features.
-                    folder.file(slide.name).unlink(missing_ok=True)
-                    folder.record_failure(slide.name, error)
-                    failed[slide.name] = error
-            bars.advance(bar)
-    return failed
+def give_up_slide(name: str, folder: FeatureFolder, error: ReadError) -> None:
+    """Record why a slide has no features."""
+    folder.file(name).unlink(missing_ok=True)  # of an older file of this name: it would be mistaken for this slide's
+    folder.record_failure(name, error)
 
 
-def _extract(
-    slide: SlideRow, encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions, bars: Progress
-) -> None:
+def _extract(slide: SlideRow, encoder: TileEncoder, folder: FeatureFolder, options: FeatureOptions) -> None:
     with open_slide(slide.path, slide.mpp) as image:
         image.refuse_finer(options.mpp)
         centers = tile_centers(
@@ -127,23 +84,19 @@ def _extract(
             f"no tile has a tissue fraction of {options.share:g} or more; lower --share", "no_tissue", path=slide.path
         )
     tiles = TileDataset(slide.path, slide.mpp, centers, options.side, options.mpp, encoder.prepare)
-    bar = bars.add_task("Tiles", total=len(tiles))
-    try:
-        features = encode_tiles(
-            tiles,
-            encoder,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-            precision=options.precision,
-            on_batch=lambda count: bars.advance(bar, count),
-        )
-    finally:
-        bars.remove_task(bar)
+    features = encode_tiles(
+        tiles,
+        encoder,
+        batch_size=options.batch_size or 64,
+        num_workers=options.num_workers,
+        precision=options.precision,
+    )
     attributes = folder.settings | slide.request() | {"slide_mpp_x": slide_mpp[0], "slide_mpp_y": slide_mpp[1]}
     write_features(folder.file(slide.name), features, centers, attributes)
 
 
-def _settings(encoder: TileEncoder, options: FeatureOptions) -> dict[str, Any]:
+def settings_of(encoder: TileEncoder, options: FeatureOptions) -> dict[str, Any]:
+    """Return what the features of a slide depend on."""
     return {
         "encoder": encoder.name,
         "weights_sha256": encoder.digest,
@@ -156,7 +109,7 @@ def _settings(encoder: TileEncoder, options: FeatureOptions) -> dict[str, Any]:
     }
 
 
-def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
+def read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, list[SlideRow]]:
     """Read the table as text, and its slides without duplicates, in the table's order."""
     columns = [str(name) for name in read_table_file(table, {"path"}).frame.columns]
     if "path" not in columns:
@@ -172,13 +125,14 @@ def _read_slides(table: Path, image_root: Path | None) -> tuple[pd.DataFrame, li
     return frame, list(slides.values())
 
 
-def _check(options: FeatureOptions) -> None:
+def check_options(options: FeatureOptions) -> None:
+    """Refuse impossible options; UserError names the first."""
     checks = {
         "mpp": (options.mpp > 0, "micrometers per pixel, such as 0.5"),
         "side": (options.side >= 8, "at least 8 pixels"),
         "step": (options.step is None or options.step >= 1, "at least 1 pixel"),
         "share": (0 <= options.share <= 1, "a number from 0 to 1"),
-        "batch_size": (options.batch_size >= 1, "at least 1 tile"),
+        "batch_size": (options.batch_size is None or options.batch_size >= 1, "at least 1 tile"),
         "num_workers": (options.num_workers >= 0, "0 or more"),
     }
     for name, (valid, expected) in checks.items():

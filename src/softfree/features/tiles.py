@@ -67,7 +67,6 @@ def encode_tiles(
     batch_size: int = 64,
     num_workers: int = 0,
     precision: str = "fp32",
-    on_batch: Callable[[int], None] = lambda count: None,
 ) -> np.ndarray:
     """Encode all tiles in order.
 
@@ -77,7 +76,6 @@ def encode_tiles(
         batch_size: Tiles per batch.
         num_workers: Processes that read tiles.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        on_batch: Called after each batch with its number of tiles.
 
     Returns:
         float32 (N, F), or float16 with 16-bit precision.
@@ -93,7 +91,6 @@ def encode_tiles(
             if isinstance(images, ReadError):
                 raise images
             batches.append(_encode(encoder, images.to(device), precision))
-            on_batch(len(images))
     finally:
         tiles.close()
     features = np.concatenate(batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ import torch
 from softfree.core.environment import best_device
 from softfree.core.progress import tracked
 from softfree.data.inputs import find_inputs
-from softfree.inference.ensemble import AdaptiveEnsemble, adaptive_forward
+from softfree.inference.ensemble import adaptive_forward
 from softfree.inference.predict import outputs
 from softfree.saliency.activations import classifier
 from softfree.saliency.captions import MapText, describe_maps, described
@@ -29,7 +29,6 @@ from softfree.saliency.samples import ENDINGS, Part, SampleOpener
 from softfree.saliency.samples.case import CaseSample
 from softfree.saliency.sanity_checks import rank_correlation
 from softfree.saliency.variables import variable_effects
-from softfree.streaming.adaptive import AdaptiveForward
 from softfree_runtime.core.errors import ReadError, UserError, unknown_name
 from softfree_runtime.core.task import refuse_times
 from softfree_runtime.preprocessing.case import variables_of
@@ -189,18 +188,9 @@ def explain_sources(
     run: Run, sources: Sequence[NamedSource], options: ExplainOptions, *, progress: bool = False
 ) -> list[Explained]:
     """Explain samples that are found already: name, source and frame of each; see :func:`explain_to_files`."""
-    run, options = run_to_explain(run, options)
-    if not 0 <= options.quantile < 1:
-        raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
-    refuse_times(run.task, "softfree explain")
-    if options.target is not None and options.target not in run.task.classes:
-        raise unknown_name("class", options.target, run.task.classes)
-    model = classifier((run.members or (run,))[0].model)
-    opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
-    adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision, progress=progress)
-    taken: set[str] = set()
+    explainer, taken = Explainer(run, options, progress=progress), set[str]()
     return [
-        _explain_one(run, opener, adaptive, name, cast(SampleSource, source), frame, options, taken)
+        explainer(name, cast(SampleSource, source), frame, options.out, lambda part: _free_name(part, taken))
         for name, source, frame in tracked(sources, "Explaining", shown=progress)
     ]
 
@@ -222,42 +212,80 @@ def run_to_explain(run: Run, options: ExplainOptions) -> tuple[Run, ExplainOptio
     return run.parts[name], replace(options, target=of_class or None)
 
 
-def _explain_one(
-    run: Run,
-    opener: SampleOpener,
-    adaptive: AdaptiveForward | AdaptiveEnsemble,
-    name: str,
-    source: SampleSource,
-    frame: int | None,
-    options: ExplainOptions,
-    taken: set[str],
-) -> Explained:
-    parameters: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
-    try:
-        sample = opener(source, frame)
-        maps = explain_run(run, sample.tensor, adaptive, options.method, target=options.target, **parameters)
-        words = describe_maps(run, maps)
-        effects = variable_effects(run, adaptive, sample.tensor, maps[0].target)
-        if not isinstance(sample, CaseSample):
-            written = _write_part(Part(name, "", sample, maps, opener.forms), options, words, taken)
-            return Explained(name, maps, (written,), variables=effects)
-        images = tuple(_write_part(part, options, _of_part(words, part, maps[0]), taken) for part in sample.parts(maps))
-        return Explained(name, maps, images, case=True, left_out=sample.left_out, variables=effects)
-    except ReadError as error:
-        return Explained(name, error=error.of(name_of(source)))
-    except torch.OutOfMemoryError:
-        return Explained(name, error=ReadError("does not fit in the device's memory", "too_large", path=name))
+class Explainer:
+    """Explains samples with a run, which is prepared once.
+
+    Args:
+        run: The run.
+        options: All settings but ``out``.
+        progress: Show a progress bar for streamed samples.
+
+    Raises:
+        UserError: Options that the run does not support.
+    """
+
+    def __init__(self, run: Run, options: ExplainOptions, *, progress: bool = False) -> None:
+        self.run, self.options = check_explain(run, options)
+        run, options = self.run, self.options
+        model = classifier((run.members or (run,))[0].model)
+        self._opener = SampleOpener(run.preprocessing, model, options.format, options.dicom_identity)
+        self._adaptive = adaptive_forward(run.model.to(best_device()), options, options.precision, progress=progress)
+
+    def __call__(
+        self, name: str, source: SampleSource, frame: int | None, out: Path, stem: Callable[[str], str]
+    ) -> Explained:
+        """Explain a sample and write its maps.
+
+        Args:
+            name: Name of the sample.
+            source: The sample.
+            frame: Frame of a multi-frame file.
+            out: Folder for the files.
+            stem: Gives the beginning of the file names of a sample, or of an image of a case, from its name.
+        """
+        run, options, opener = self.run, self.options, self._opener
+        parameters: dict[str, Any] = {"layer": options.layer, "head": options.head, "at": options.at}
+        try:
+            sample = opener(source, frame)
+            maps = explain_run(run, sample.tensor, self._adaptive, options.method, target=options.target, **parameters)
+            words = describe_maps(run, maps)
+            effects = variable_effects(run, self._adaptive, sample.tensor, maps[0].target)
+            if not isinstance(sample, CaseSample):
+                whole = Part(name, "", sample, maps, opener.forms)
+                return Explained(name, maps, (self._write(whole, words, out, stem),), variables=effects)
+            images = tuple(self._write(part, _of_part(words, part, maps[0]), out, stem) for part in sample.parts(maps))
+            return Explained(name, maps, images, case=True, left_out=sample.left_out, variables=effects)
+        except ReadError as error:
+            return Explained(name, error=error.of(name_of(source)))
+        except torch.OutOfMemoryError:
+            return Explained(name, error=ReadError("does not fit in the device's memory", "too_large", path=name))
+
+    def _write(self, part: Part, words: MapText, out: Path, stem: Callable[[str], str]) -> ExplainedImage:
+        values = part.maps[0].values
+        regions = find_regions(values, part.sample.token_grid, self.options.quantile)
+        first = stem(part.name)
+        files = [out / f"{first}_map{ENDINGS[form]}" for form in part.forms]
+        for form, path in zip(part.forms, files, strict=True):
+            part.sample.write(form, path, part.maps, regions, words)
+        total = float(values.sum())
+        return ExplainedImage(
+            part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files), part.maps
+        )
 
 
-def _write_part(part: Part, options: ExplainOptions, words: MapText, taken: set[str]) -> ExplainedImage:
-    values = part.maps[0].values
-    regions = find_regions(values, part.sample.token_grid, options.quantile)
-    stem = _free_name(part.name, taken)
-    files = [options.out / f"{stem}_map{ENDINGS[form]}" for form in part.forms]
-    for form, path in zip(part.forms, files, strict=True):
-        part.sample.write(form, path, part.maps, regions, words)
-    total = float(values.sum())
-    return ExplainedImage(part.name, part.view, total, part.sample.token_grid, tuple(regions), tuple(files), part.maps)
+def check_explain(run: Run, options: ExplainOptions) -> tuple[Run, ExplainOptions]:
+    """Return run and options for one target; see :func:`run_to_explain`.
+
+    Raises:
+        UserError: Options that the run does not support.
+    """
+    run, options = run_to_explain(run, options)
+    if not 0 <= options.quantile < 1:
+        raise UserError(f"--quantile {options.quantile}: expected a number from 0 to below 1, such as 0.9")
+    refuse_times(run.task, "softfree explain")
+    if options.target is not None and options.target not in run.task.classes:
+        raise unknown_name("class", options.target, run.task.classes)
+    return run, options
 
 
 def _of_part(words: MapText, part: Part, whole: Map) -> MapText:
@@ -269,11 +297,16 @@ def _of_part(words: MapText, part: Part, whole: Map) -> MapText:
 
 def _free_name(name: str, taken: set[str]) -> str:
     """File name of the input without folder and suffix, with a number if it is taken."""
-    whole = Path(name).name
-    stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
-    stem = whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem
+    stem = stem_of(name)
     free, number = stem, 2
     while free in taken:
         free, number = f"{stem}_{number}", number + 1
     taken.add(free)
     return free
+
+
+def stem_of(name: str) -> str:
+    """File name of an input without folder and suffix."""
+    whole = Path(name).name
+    stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
+    return whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem

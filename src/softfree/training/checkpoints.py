@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Iterator
@@ -12,17 +11,15 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from softfree.core.locks import locked
 from softfree.core.progress import console
 from softfree.inference.run_directory import RunDirectory
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import is_whole, remove_parts, replacing
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""Errors of file systems without locks, as on some clusters and network shares."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -105,26 +102,6 @@ def folder_lock(out: Path, activity: str = "training") -> Iterator[None]:
     Raises:
         UserError: Another process holds the lock, or the folder cannot be written.
     """
-    lock = None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(RunDirectory(out).lock)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"another process is {activity} in {out} right now; wait for it, or choose another --out"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        if lock is None or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"--out {out} cannot be written ({reason}); choose another folder") from None
-        console.print(
-            f"the file system of {out} has no locks: make sure that no other process is {activity} there",
-            highlight=False,
-            markup=False,
-        )
-    try:
+    with locked(out, activity, name=RunDirectory(out).lock.name):
         remove_parts(out)
         yield
-    finally:
-        lock.release()

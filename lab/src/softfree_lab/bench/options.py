@@ -244,25 +244,65 @@ class EdgeBenchOptions:
     out: Path | None = None
 
 
+ArchivePart = Literal["overhead", "images", "kills", "ray", "store", "index", "scaling"]
+
+
 @dataclass(kw_only=True)
-class ArchiveBenchOptions:
+class ClusterOptions:
+    """The machines of part 'scaling', which exist on paper only.
+
+    Attributes:
+        inputs: Number of images.
+        cores: Processor cores of a machine.
+        gpus: GPUs of a machine.
+        gpu_rate: Images that the model predicts on a GPU in a second; default: by gpu_speedup.
+        gpu_speedup: A GPU against one core of this machine, if gpu_rate is not given.
+        network_gbit: Network of a machine, in Gbit/s.
+        store_gbit: What the object store gives to all machines together, in Gbit/s.
+        store_latency: Time until the object store begins to answer, in milliseconds.
+        start: Start of the cluster and its processes, in seconds.
+        alone: Listing an input and joining its row, which one process does, in milliseconds; default: as part
+            'overhead' measured it, or 0.1.
+    """
+
+    inputs: int = 1_000_000
+    cores: int = 16
+    gpus: int = 1
+    gpu_rate: float | None = None
+    gpu_speedup: float = 100.0
+    network_gbit: float = 10.0
+    store_gbit: float = 40.0
+    store_latency: float = 20.0
+    start: float = 60.0
+    alone: float | None = None
+
+
+@dataclass(kw_only=True)
+class ArchiveBenchOptions(ClusterOptions):
     """Archive benchmark.
 
     Attributes:
-        parts: What to measure: 'overhead' (rows of a stub that fills an array), 'images', 'kills', 'ray', 'store' (S3).
-        images: Number of images of 512 x 512 pixels; kills, ray and store take a tenth.
+        parts: What to measure: 'overhead' (rows of a stub that fills an array), 'images' (throughput and memory),
+            'kills', 'ray', 'store' (S3), 'index' (nearest features), 'scaling' (many machines, on paper).
+        images: Number of images of 512 x 512 pixels; store takes a tenth of them, kills and ray a twentieth.
         rows: Number of rows of the stub.
         kills: Number of kills.
+        vectors: Number of features in the index.
+        width: Numbers of each of them.
+        rate: Images that this machine predicts in a second, to say how long the parts take.
         scratch: Folder for temporary files; default: the system's.
         out: CSV file to write, with a JSON file about the machine next to it.
     """
 
-    parts: list[Literal["overhead", "images", "kills", "ray", "store"]] = field(
-        default_factory=lambda: ["overhead", "images", "kills", "ray", "store"]
+    parts: list[ArchivePart] = field(
+        default_factory=lambda: ["overhead", "images", "kills", "ray", "store", "index", "scaling"]
     )
     images: int = 20_000
     rows: int = 1_000_000
     kills: int = 20
+    vectors: int = 1_000_000
+    width: int = 192
+    rate: float = 60.0
     scratch: Path | None = None
     out: Path | None = None
 

@@ -24,6 +24,7 @@ EXTRA_OF = {
     "wandb": "wandb",
     "optuna": "tune",
     "docx": "report",
+    "usearch": "index",
     "cleanlab": "audit",
 }
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from softfree.data.audit import checks
 from softfree.data.audit.checks import Problem, class_marks, counted, find_near_duplicates, near_notes, near_pairs
 from softfree.data.audit.confounds import Confound, features_of, find_confounds
-from softfree.data.audit.probe import probe_all
+from softfree.data.audit.probe import Probe, probe_all
 from softfree.data.table import SPLITS, Table
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
@@ -127,6 +127,7 @@ def audit(
     progress: bool = True,
     strict: bool = False,
     folds: Sequence[str] | None = None,
+    probes: Sequence[Probe] | None = None,
 ) -> Audit:
     """Read every image of ``table`` once and look for problems that would spoil a result.
 
@@ -138,38 +139,40 @@ def audit(
         progress: Whether to show a progress bar.
         strict: Whether a corrected file is an error.
         folds: Fold of each row, empty for rows in none; None for a table without folds.
+        probes: Facts about the file of each row, if they are known already.
 
     Raises:
         UserError: No image can be read.
     """
-    probes = pd.DataFrame(probe_all(table.frame, num_workers=num_workers, progress=progress))
-    ok = (probes["status"] == "ok").to_numpy()
+    facts = probe_all(table.frame, num_workers=num_workers, progress=progress) if probes is None else probes
+    probed = pd.DataFrame(list(facts))
+    ok = (probed["status"] == "ok").to_numpy()
     if not ok.any():
-        first = probes["reason"].iloc[0]
-        raise UserError(f"none of the {len(probes)} images can be read; the first: {first}")
-    read = probes[ok]
+        first = probed["reason"].iloc[0]
+        raise UserError(f"none of the {len(probed)} images can be read; the first: {first}")
+    read = probed[ok]
     patients = table.frame["patient"].to_numpy()[ok]
     confounds = tuple(find_confounds(features_of(read), table.task, table.targets[ok], patients))
-    pairs = near_pairs(probes)
+    pairs = near_pairs(probed)
     problems = chain(
-        checks.find_unreadable(table, probes),
-        checks.find_corrected(table, probes, strict=strict),
-        checks.find_duplicates(table, probes),
+        checks.find_unreadable(table, probed),
+        checks.find_corrected(table, probed, strict=strict),
+        checks.find_duplicates(table, probed),
         find_near_duplicates(table, pairs, folds),
         checks.find_shared_patients(table),
         checks.find_broken_cases(table),
         checks.find_near_equal(table),
         checks.find_thin_classes(table),
         checks.find_mixed_units(table),
-        checks.find_blank(table, probes),
+        checks.find_blank(table, probed),
         checks.find_confounded(confounds),
-        checks.find_telling_kinds(table, probes),
+        checks.find_telling_kinds(table, probed),
     )
     marks = pd.DataFrame(class_marks(table), columns=list(table.task.classes))
     sizes = {name: read[column] for name, column in (("width", "width"), ("height", "height"), ("bytes", "file_size"))}
     return Audit(
         task=table.task,
-        images=len(probes),
+        images=len(probed),
         readable=int(ok.sum()),
         patients=int(table.frame["patient"].nunique()) if checks.knows_patients(table) else None,
         left_out=dict(table.left_out),

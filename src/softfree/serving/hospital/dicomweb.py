@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import requests
-from dicomweb_client import DICOMwebClient
 from pydicom import dcmread
 
+from softfree.data.dicomweb import DICOM, SERIES, STUDY, authorization_in, connect, status_of, value_of, why
 from softfree.serving.hospital.incoming import Incoming, short
 from softfree.serving.hospital.outbox import Refused, Unreachable
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
 from softfree_runtime.readers.quiet import quiet
 
-_TIMEOUT = (10.0, 120.0)  # seconds to connect, and without a byte of an answer
 _OF_A_WHILE = (408, 425, 429, 500, 502, 503, 504)
 _INSTANCES = "00201209"  # Number of Series Related Instances
-_STUDY, _SERIES = "0020000D", "0020000E"
+_CREDENTIALS = "--dicomweb-credentials"
 
 
 class Archive:
@@ -46,14 +43,8 @@ class Archive:
             )
         if authority is not None and not authority.is_file():
             raise UserError(f"--dicomweb-ca {authority}: no such file; expected certificates in PEM")
-        session = requests.Session()
-        session.trust_env = False  # neither ~/.netrc nor a proxy that the operator did not name
-        if authority is not None:
-            session.verify = str(authority)
-        if credentials is not None:
-            session.headers["Authorization"] = _authorization(credentials)
-        self._client = DICOMwebClient(url.rstrip("/"), session=session, timeout=_TIMEOUT)
-        self._client.set_http_retry_params(retry=False)
+        authorization = None if credentials is None else authorization_in(credentials, _CREDENTIALS)
+        self._client = connect(url, authorization, authority)
 
     def series(self, modality: str | None, days: int) -> list[dict[str, Any]]:
         """Return the series of recent studies, in DICOM JSON.
@@ -70,10 +61,10 @@ class Archive:
             filters["StudyDate"] = f"{date.today() - timedelta(days):%Y%m%d}-"
         try:
             return self._client.search_for_series(
-                search_filters=filters, fields=[_INSTANCES, _STUDY], get_remaining=True
+                search_filters=filters, fields=[_INSTANCES, STUDY], get_remaining=True
             )
         except Exception as error:  # requests' own, and almost any for an answer that is no DICOM JSON
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(why(error, _CREDENTIALS)) from None
 
     def fetch(self, study: str, series: str, incoming: Incoming) -> int:
         """Fetch a series into ``incoming``, and return the number of its files.
@@ -84,13 +75,13 @@ class Archive:
         number = 0
         try:
             with quiet():
-                for dataset in self._client.iter_series(study, series, media_types=(("application/dicom", "*"),)):
+                for dataset in self._client.iter_series(study, series, media_types=DICOM):
                     path = incoming.part()
                     dataset.save_as(path, enforce_file_format=True)
                     incoming.add(path, dataset)
                     number += 1
         except Exception as error:
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(why(error, _CREDENTIALS)) from None
         return number
 
     def store(self, paths: Sequence[Path]) -> None:
@@ -105,10 +96,10 @@ class Archive:
             with quiet():
                 answer = self._client.store_instances(datasets)
         except Exception as error:
-            code = _status(error)
+            code = status_of(error)
             if code is not None and code not in _OF_A_WHILE and code not in (401, 403, 404):
                 raise Refused(f"HTTP status {code}") from None
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(why(error, _CREDENTIALS)) from None
         if failed := answer.get("FailedSOPSequence"):
             raise Refused(f"{len(failed)} of {len(datasets)} files, reason {failed[0].get('FailureReason', 0):04X}")
 
@@ -150,7 +141,9 @@ class Poller:
         found = [entry for modality in modalities for entry in self._archive.series(modality, self._days)]
         fetched = 0
         present: dict[str, int] = {}
-        each = [(_text(entry, _STUDY), _text(entry, _SERIES), int(_text(entry, _INSTANCES) or 0)) for entry in found]
+        each = [
+            (value_of(entry, STUDY), value_of(entry, SERIES), int(value_of(entry, _INSTANCES) or 0)) for entry in found
+        ]
         each = [(study, series, count) for study, series, count in each if study and series]
         # What a rule collects of a study waits for all of its series that are there.
         self._incoming.expected = frozenset(
@@ -187,18 +180,6 @@ class Poller:
         return now - since >= self._quiet
 
 
-def _authorization(path: Path) -> str:
-    try:
-        line = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"--dicomweb-credentials {path} cannot be read; expected a text file with one line") from None
-    if line.startswith("Bearer ") and len(line.split()) == 2:
-        return line
-    if ":" in line and "\n" not in line and " " not in line.partition(":")[0]:
-        return f"Basic {base64.b64encode(line.encode()).decode()}"
-    raise UserError(f"--dicomweb-credentials {path}: expected one line, 'Bearer TOKEN' or 'USER:PASSWORD'")
-
-
 def _read_state(path: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
@@ -208,25 +189,3 @@ def _read_state(path: Path) -> dict[str, int]:
 
 def _state(fetched: Mapping[str, int]) -> str:
     return "".join(f"{name} {count}\n" for name, count in sorted(fetched.items()))
-
-
-def _text(entry: Mapping[str, Any], tag: str) -> str:
-    values = entry.get(tag, {}).get("Value") or [""]
-    return str(values[0])
-
-
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return None if response is None else int(response.status_code)
-
-
-def _why(error: Exception) -> str:
-    """Return a line about a failed request; never an answer's text or an address with UIDs."""
-    code = _status(error)
-    if code in (401, 403):
-        return f"HTTP status {code}: check --dicomweb-credentials"
-    if code is not None:
-        return f"HTTP status {code}" + ("; is the address the one above /studies?" if code == 404 else "")
-    if isinstance(error, requests.ConnectionError | requests.Timeout):
-        return "it cannot be reached; is it running, and is the address right?"
-    return f"an answer that is no DICOMweb ({type(error).__name__})"

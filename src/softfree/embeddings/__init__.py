@@ -1,0 +1,1 @@
+"""What is done with the features of many images: nearest cases, and regressions on frozen features."""
