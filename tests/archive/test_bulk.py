@@ -116,6 +116,17 @@ def test_shards_and_csv(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "progress-0-of-2.jsonl").is_file()
 
 
+def test_rows_whose_part_was_removed_are_made_again(tmp_path: Path) -> None:
+    task = Count(tuple("abcdef"), padding=8)
+    assert count(task, tmp_path, block=2, limit=2) == 0
+    assert count(task, tmp_path, block=2) == 0
+    before = pd.read_parquet(tmp_path / "results.parquet")["noise"]
+    next((tmp_path / "parts").glob("000000000-*")).unlink()
+    assert count(task, tmp_path, block=2) == 0
+    after = pd.read_parquet(tmp_path / "results.parquet")["noise"]
+    assert (before != after).tolist() == [True] * 2 + [False] * 4
+
+
 class Writer:
     """A handler during which some files change."""
 

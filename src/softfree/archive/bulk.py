@@ -206,7 +206,7 @@ class Bulk:
                     folder.inputs.unlink(missing_ok=True)
                 raise
         done = folder.done(count)
-        summary = self._finish() if done.all() else None
+        summary = self._finish(anew=bool(missing)) if done.all() else None
         return Outcome(folder, count, int(done.sum()), follower.failed, summary)
 
     def _engine(self, follower: Follower) -> Engine:
@@ -219,12 +219,12 @@ class Bulk:
 
         return RayEngine(root, self.task, options.workers, follower.add, options.ray_address)
 
-    def _finish(self) -> Mapping[str, Any]:
-        """Join the rows and summarize them, unless that was done; return the summary."""
+    def _finish(self, *, anew: bool) -> Mapping[str, Any]:
+        """Join the rows and summarize them, unless that was done and no row is ``anew``; return the summary."""
         from softfree.archive.summary import read_summary, write_summary
 
         folder, csv = self.folder, self.options.csv
-        summary = None if self.task.starts_anew else read_summary(folder)
+        summary = None if anew or self.task.starts_anew else read_summary(folder)
         if summary is None or not folder.results.is_file() or (csv and not folder.csv.is_file()):
             with self._lock(BEGIN, "finishing", wait=True):
                 folder.remove_leftovers()
