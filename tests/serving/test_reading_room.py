@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 from tests.serving.inline import Serving, serving
 
 from softfree.data.table import read_table
 from softfree.inference.run import Run
-from softfree.serving.cases import decided, export_table, harmless, load_cases
+from softfree.serving.cases import load_cases
+from softfree.serving.errors import Invalid
 from softfree.serving.options import ServeOptions
 from softfree.serving.reading_report import report
+from softfree.serving.relabeling import decided, export_table, harmless, in_words
 from softfree.serving.room import Opening, Room
 from softfree_runtime.core.errors import UserError
 
@@ -64,9 +65,10 @@ def test_all_test_cases_are_listed_with_errors_first(
             assert wrong == sorted(wrong, reverse=True)
             for case in found["cases"]:
                 own = expected[expected["row"] == case["row"]].iloc[0]
-                assert case["truth"] == run.task.classes[int(own["target"])]
-                assert case["p"]["high"] == pytest.approx(own["p_high"])
-                assert case["wrong"] == (own["predicted"] != case["truth"])
+                answer = case["answers"][""]
+                assert answer["truth"] == run.task.classes[int(own["target"])]
+                assert answer["row"]["p_high"] == pytest.approx(own["p_high"])
+                assert case["wrong"] == (own["predicted"] != answer["truth"])
             assert str(table.parent) not in json.dumps(found)  # no path leaves the server
             by_confidence = (await server.client.get("/v1/cases?sort=confidence")).json()["cases"]
             sure = [case["confidence"] for case in by_confidence]
@@ -116,7 +118,7 @@ def test_decisions_are_kept_and_train_takes_the_export(
             assert first not in {case["row"] for case in unread["cases"]}
             assert unread["done"] == 1
             numbers = (await server.client.get("/v1/readings/report")).json()
-            assert [one["relabel"] for one in numbers["readers"]] == [1, 0]
+            assert [one["relabel"] for one in numbers["targets"][0]["readers"]] == [1, 0]
 
     run_steps(steps())
 
@@ -133,7 +135,7 @@ def test_blinded_the_model_is_hidden_until_the_reader_has_decided(
             other = (await server.client.get("/v1/cases?reader=Ben&limit=200")).json()["cases"]
             assert [case["row"] for case in listed] != [case["row"] for case in other]  # each has an order
             told = json.dumps(listed) + (await server.client.get(f"/v1/cases/{row}?reader=Ann")).text
-            for name in ("truth", "predicted", '"p"', "error", "confidence", "distance", "abstain"):
+            for name in ("truth", "predicted", "answers", "error", "confidence", "distance", "abstain"):
                 assert name not in told
             assert (await server.client.get("/v1/cases?show=errors&reader=Ann")).status_code == 403
             assert (await server.client.get(f"/v1/cases/{row}/map?reader=Ann")).status_code == 403
@@ -141,11 +143,11 @@ def test_blinded_the_model_is_hidden_until_the_reader_has_decided(
             agree = await server.client.post(f"/v1/cases/{row}/readings", json={"decision": "agree"})
             assert agree.status_code == 400
             uncovered = await read(server, row, decision="label", label="high", confidence=0.4, seconds=20)
-            assert uncovered["predicted"] in run.task.classes
+            assert uncovered["answers"][""]["row"]["predicted"] in run.task.classes
             assert not uncovered["done"]
-            assert "truth" not in uncovered
+            assert "truth" not in json.dumps(uncovered)
             hidden = (await server.client.get(f"/v1/cases/{row}?reader=Ben")).json()
-            assert "predicted" not in hidden
+            assert "answers" not in hidden
             both = await read(server, row, decision="label", label="low", confidence=0.9, seconds=5)
             assert both["done"]
             assert both["readings"]["alone"]["label"] == "high"
@@ -198,77 +200,91 @@ def test_findings_and_all_images_of_a_case_are_relabeled(tmp_path: Path) -> None
     table = tmp_path / "t.csv"
     table.write_text("path,case_id,x,y\na.png,1,0,1\nb.png,1,0,1\nc.png,2,1,\n")
     reading = {"row": 0, "reader": "Ann", "decision": "relabel", "label": {"x": 1, "y": None}, "note": "", "at": "2026"}
-    body = export_table([table], labels=["x", "y"], readings=[reading]).body.decode()
+    body = export_table([table], targets=[{"name": "", "labels": ["x", "y"]}], readings=[reading]).body.decode()
     rows = list(csv.DictReader(io.StringIO(body)))
     assert [(row["x"], row["y"]) for row in rows] == [("1", ""), ("1", ""), ("1", "")]
     assert [row["reading"] for row in rows] == ["relabel", "relabel", ""]
 
 
-def study(seed: int = 0, count: int = 60) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Two readers of whom the second has not read everything; patients have two cases each."""
-    rng = np.random.default_rng(seed)
-    cases = [
-        {"row": row, "patient": row // 2, "truth": ("no", "yes")[int(rng.random() < 0.5)], "status": "ok"}
-        for row in range(count)
-    ]
-    for case in cases:
-        p = float(np.clip((case["truth"] == "yes") * 0.4 + rng.random() * 0.6, 0, 1))
-        case["p"] = {"no": 1 - p, "yes": p}
+SEVERAL: list[dict[str, Any]] = [
+    {"name": "finding", "task": "binary", "classes": ["no", "yes"], "labels": ["finding"]},
+    {"name": "age", "task": "regression", "classes": ["years"], "labels": ["years"]},
+]
+
+
+def several(count: int = 40) -> dict[str, Any]:
+    """A room with two targets, of which the second is not known for every fourth case."""
+    rng = np.random.default_rng(0)
+    cases = []
+    for row in range(count):
+        truth, age = ("no", "yes")[row % 2], float(rng.integers(20, 80))
+        p = float(np.clip((truth == "yes") * 0.4 + rng.random() * 0.6, 0, 1))
+        finding = {"truth": truth, "row": {"p_no": 1 - p, "p_yes": p, "predicted": "yes" if p > 0.5 else "no"}}
+        years = {"truth": None if row % 4 == 3 else age, "row": {"value": age + 5}}
+        cases.append({"row": row, "patient": row, "status": "ok", "answers": {"finding": finding, "age": years}})
+    return {"targets": SEVERAL, "blinded": True, "notice": None, "model": "m", "cases": cases}
+
+
+def twice(about: dict[str, Any], reader: str, better: float) -> list[dict[str, Any]]:
+    """Readings of all cases: the finding right and the age off by 10 years alone, and by less with the model."""
     readings = []
-    for reader, part in (("Ann", cases), ("Ben", cases[:50])):
-        for case in part:
-            for phase, right in (("alone", 0.7), ("with_model", 0.9)):
-                label = case["truth"] if rng.random() < right else {"no": "yes", "yes": "no"}[case["truth"]]
-                readings.append({"row": case["row"], "reader": reader, "phase": phase, "decision": "label",
-                                 "label": label, "confidence": float(rng.random()), "note": "",
-                                 "seconds": float(rng.exponential(20)), "at": 0.0})  # fmt: skip
-    about = {"task": "binary", "classes": ["no", "yes"], "blinded": True, "notice": None, "model": "m", "cases": cases}
-    return readings, about
+    for case in about["cases"]:
+        age = case["answers"]["age"]["truth"] or 50.0
+        for phase, off in (("alone", 10), ("with_model", better)):
+            label = {"finding": case["answers"]["finding"]["truth"], "age": age + off}
+            readings.append({"row": case["row"], "reader": reader, "phase": phase, "decision": "label", "label": label,
+                             "confidence": 0.8, "note": "", "seconds": 10.0, "at": 0.0})  # fmt: skip
+    return readings
 
 
-def test_a_reader_study_has_the_aurocs_of_its_readers() -> None:
-    readings, about = study()
+def test_a_study_of_several_targets_has_numbers_for_each() -> None:
+    about = several()
+    readings = [*twice(about, "Ann", 4), *twice(about, "Ben", 6)]
     found = json.loads(report([], readings=readings, room=about, form="json").body)
-    truth = {case["row"]: case["truth"] == "yes" for case in about["cases"]}
-    for reader in found["readers"]:
-        own = [one for one in readings if one["reader"] == reader["reader"]]
-        for phase in ("alone", "with_model"):
-            of_phase = [one for one in own if one["phase"] == phase]
-            score = [0.5 + (one["confidence"] / 2) * (1 if one["label"] == "yes" else -1) for one in of_phase]
-            expected = roc_auc_score([truth[one["row"]] for one in of_phase], score)
-            number = reader[phase]
-            assert number["value"] == pytest.approx(expected)
-            assert number["low"] < number["value"] < number["high"]
-        assert reader["difference"]["value"] == pytest.approx(reader["with_model"]["value"] - reader["alone"]["value"])
-        labels = [[one["label"] for one in own if one["phase"] == phase] for phase in ("alone", "with_model")]
-        changed = [before != after for before, after in zip(*labels, strict=True)]
-        assert reader["changed"]["value"] == pytest.approx(np.mean(changed))
-        assert reader["to_right"] + reader["to_wrong"] == sum(changed)
-        times = [one["seconds"] for one in own if one["phase"] == "alone"]
-        assert reader["seconds_alone"]["value"] == pytest.approx(np.mean(times))
-    mean = np.mean([reader["alone"]["value"] for reader in found["readers"]])
-    assert found["mean"]["alone"]["value"] == pytest.approx(mean)
-    model = roc_auc_score(
-        [truth[case["row"]] for case in about["cases"]], [case["p"]["yes"] for case in about["cases"]]
-    )
-    assert found["model"]["value"] == pytest.approx(model)
-    assert (found["cases"], found["patients"]) == (60, 30)
+    finding, age = found["targets"]
+    assert (finding["target"], finding["metric"], finding["cases"]) == ("finding", "auroc", 40)
+    assert [reader["alone"]["value"] for reader in finding["readers"]] == [1, 1]
+    assert (age["target"], age["metric"], age["cases"]) == ("age", "mae", 30)  # of the others it is not known
+    assert [reader["with_model"]["value"] for reader in age["readers"]] == pytest.approx([4, 6])
+    assert age["mean"]["difference"]["value"] == pytest.approx(-5)
+    assert age["model"]["value"] == pytest.approx(5)
     page = report([], readings=readings, room=about, form="html").body.decode()
-    assert "Ann" in page
-    assert f"{found['readers'][0]['alone']['value']:.3f}" in page
-
-
-def test_a_study_of_one_class_or_of_nothing_has_no_auroc_and_says_so() -> None:
-    readings, about = study()
-    row = about["cases"][12]["row"]
-    alone = [one for one in readings if one["row"] == row and one["reader"] == "Ann"]
-    found = json.loads(report([], readings=alone, room=about, form="json").body)
-    assert found["readers"][0]["alone"]["value"] is None
-    assert "one of the classes" in found["readers"][0]["alone"]["reason"]
-    assert found["mean"] is None
-    nothing = json.loads(report([], readings=alone[:1], room=about, form="json").body)
-    assert nothing["readers"] == []
+    assert "Reader study: age" in page
+    assert "Mean of 2" in page
     assert b"No case" in report([], readings=[], room=about, form="html").body
+
+
+def test_labels_of_several_targets_are_checked_and_exported_one_by_one(tmp_path: Path) -> None:
+    about = several()
+    here = Room("m", tmp_path / "t.csv", False, about, "key")
+    assert here.checked({"age": 40}, needed=True) == {"age": 40.0}
+    for wrong, words in (
+        ({"age": "old"}, "expected a number"),
+        ({"age": True}, "expected a number"),
+        ({"age": float("nan")}, "expected a number"),
+        ({"finding": "perhaps"}, "one of no, yes"),
+        ({"other": 1}, "for finding, age"),
+        ("yes", "for finding, age"),
+    ):
+        with pytest.raises(Invalid, match=words):
+            here.checked(wrong, needed=True)
+    with pytest.raises(Invalid, match="for each of finding, age"):
+        Room("m", tmp_path / "t.csv", True, about, "key").checked({"age": 40.0}, needed=True)
+
+    table = tmp_path / "t.csv"
+    table.write_text("path,finding,years\na.png,no,30\nb.png,yes,40\n")
+    common: dict[str, Any] = {"row": 0, "note": "", "at": "2026"}
+    readings = [
+        common | {"reader": "Ann", "decision": "relabel", "label": {"age": 31.5}},
+        common | {"reader": "Ben", "decision": "relabel", "label": {"age": 31.5, "finding": "yes"}},
+        common | {"reader": "Cid", "decision": "agree", "label": None},
+    ]
+    body = export_table([table], targets=SEVERAL, readings=readings).body.decode()
+    first, second = csv.DictReader(io.StringIO(body))
+    assert (first["finding"], first["years"], first["reading"]) == ("no", "31.5", "relabel")
+    assert first["reading_label"] == "age=31.5; age=31.5, finding=yes"
+    assert (second["finding"], second["years"], second["reading"]) == ("yes", "40", "")
+    assert [in_words(label) for label in (30.0, -1.25, "a", {"x": {"y": None}})] == ["30", "-1.25", "a", "x=y=?"]
 
 
 def test_tables_and_options_that_do_not_fit_are_refused(run: Run, table: Path, tmp_path: Path) -> None:
@@ -278,6 +294,6 @@ def test_tables_and_options_that_do_not_fit_are_refused(run: Run, table: Path, t
         load_cases(run.folder, other)
     with pytest.raises(UserError, match="--blinded needs --cases"):
         Opening(ServeOptions(blinded=True), {})
-    with pytest.raises(UserError, match="serve the run or study"):
+    with pytest.raises(UserError, match="cases of one run or study; there is none"):
         Opening(ServeOptions(cases=table), {"file": tmp_path / "model.onnx"})
     assert Opening(ServeOptions(), {}).room({}) is None

@@ -1,14 +1,11 @@
-"""The cases of the reading room, and the export of readings; what imports pandas and torch runs in another process."""
+"""The cases of the reading room; what imports pandas and torch runs in another process."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softfree.serving.records import RenderResult
 from softfree_runtime.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,11 +13,13 @@ if TYPE_CHECKING:
 
     from softfree.data.table import Table
     from softfree.inference.run import Run
+    from softfree_runtime.core.task import Task
 
 FEW = 20
 """A column of the table with up to so many different values can be filtered by."""
 _OWN = {"path", "patient_id", "split", "frame", "mpp", "file", "patient", "row", "view", "time", "case_id", "fold"}
-_SETS = ("set", "abstain", "unusual", "distance", "disagreement")
+_KEPT = ("predicted", "set", "abstain", "value", "low", "high", "disagreement")
+"""Columns of a prediction that the page shows, besides those of the classes."""
 
 
 def load_cases(model: Path, table: Path) -> dict[str, Any]:
@@ -31,45 +30,61 @@ def load_cases(model: Path, table: Path) -> dict[str, Any]:
         table: The table that it was trained on.
 
     Returns:
-        ``classes``, ``task``, ``columns`` (values of each column to filter by), ``labels`` (columns with the labels),
-        ``study`` and ``cases``, each with the number of its row, files, truth, prediction and other columns.
+        ``targets``, ``columns`` (values of each column to filter by), ``study``, ``left_out`` (targets that cannot be
+        read) and ``cases``. A target has ``name`` (empty if it is the only one), ``task``, ``classes``, ``labels``
+        (columns with the labels), ``thresholds`` and ``coverage``. A case has the number of its row, its files, other
+        columns, and for each target an answer: ``truth`` and ``row``, the prediction; each None if it is not known.
 
     Raises:
-        UserError: Another table, a run without predictions, or one that predicts no classes.
+        UserError: Another table, a run without predictions, or one that predicts survival alone.
     """
     from softfree.inference.run import Run
     from softfree.reporting.scoring import own_table
 
     run = Run.load(model)
-    if run.parts or not run.task.by_class:
-        kind = "several targets" if run.parts else "numbers"
-        raise UserError(f"--cases {table}: the reading room is for classes and findings, and {model} predicts {kind}")
+    parts = run.parts or {"": run}
+    readable = {name: part for name, part in parts.items() if not part.task.timed}
+    if not readable:
+        raise UserError(
+            f"--cases {table}: {model} predicts survival, which the reading room does not support: no reader can see in"
+            " an image when an event comes; expected classes, grades, findings or numbers"
+        )
     found = own_table(run, table, how=f"softfree serve {model} --cases TABLE")
     frame = _predictions(run, table)
     sources = found.sources_by_row()
-    columns = _columns(run, found)
+    targets = [_target(name, part) for name, part in readable.items()]
+    columns = _columns({label for target in targets for label in target["labels"]}, found)
     by_row = found.frame.set_index("row")
     cases = []
     for record in frame.to_dict("records"):
-        prediction = {str(name): cell for name, cell in record.items()}
-        row = int(prediction["row"])
+        cells = {str(name): cell for name, cell in record.items()}
+        row = int(cells["row"])
         if row in sources:
-            cells = {name: _text(by_row.at[row, name]) for name in columns}
-            cases.append(_case(run, prediction, sources[row]) | {"columns": cells})
+            others = {name: _text(by_row.at[row, name]) for name in columns}
+            cases.append(_case(run, readable, cells, sources[row]) | {"columns": others})
     if not cases:
         raise UserError(f"--cases {table}: {model} has no predictions of test or out-of-fold rows of this table")
-    options = run.config["options"]
+    _rank(cases, [target["name"] for target in targets if target["task"] == "regression"])
     return {
-        "classes": list(run.task.classes),
-        "task": run.task.kind,
-        "labels": list(options["labels"] or [options["label"]]),
+        "targets": targets,
         "columns": columns,
+        "left_out": [name for name in parts if name not in readable],
         "study": bool(run.members),
         "digest": found.digest,
-        "thresholds": dict(run.calibration.thresholds),
-        "coverage": None if run.calibration.sets is None else run.calibration.sets.coverage,
         "notice": run.notice,
         "cases": cases,
+    }
+
+
+def _target(name: str, run: Run) -> dict[str, Any]:
+    options, sets = run.config["options"], run.calibration.sets
+    return {
+        "name": name,
+        "task": run.task.kind,
+        "classes": list(run.task.classes),
+        "labels": list(options["labels"] or [options["label"]]),
+        "thresholds": dict(run.calibration.thresholds),
+        "coverage": None if sets is None else sets.coverage,
     }
 
 
@@ -78,7 +93,11 @@ def _predictions(run: Run, table: Path) -> pd.DataFrame:
     import pandas as pd
 
     from softfree.inference.run_directory import RunDirectory
+    from softfree.study.targets import join_predictions
 
+    if run.parts:
+        frame = join_predictions({name: _predictions(part, table) for name, part in run.parts.items()})
+        return frame.astype(object).where(frame.notna(), None)
     folders = [run.directory, RunDirectory(run.directory.test)] if run.members else [run.directory]
     frames = [folder.read_predictions() for folder in folders if folder.predictions.is_file()]
     if not frames:
@@ -89,15 +108,13 @@ def _predictions(run: Run, table: Path) -> pd.DataFrame:
     return frame.astype(object).where(frame.notna(), None)
 
 
-def _columns(run: Run, table: Table) -> dict[str, list[str]]:
+def _columns(labels: set[str], table: Table) -> dict[str, list[str]]:
     """Return the columns with few values, such as sites, and these values; numbers and labels are left out."""
     import pandas as pd
 
-    options = run.config["options"]
-    taken = _OWN | set(options["labels"] or [options["label"]])
     found = {}
     for name in table.frame:
-        if name in taken or pd.api.types.is_float_dtype(table.frame[name]):
+        if name in _OWN | labels or pd.api.types.is_float_dtype(table.frame[name]):
             continue
         values = sorted({_text(value) for value in table.frame[name]})
         if 2 <= len(values) <= FEW:
@@ -111,142 +128,112 @@ def _text(value: Any) -> str:
     return "" if value is None or pd.isna(value) else str(value)
 
 
-def _case(run: Run, prediction: Mapping[str, Any], source: Any) -> dict[str, Any]:
+def _case(run: Run, targets: Mapping[str, Run], cells: Mapping[str, Any], source: Any) -> dict[str, Any]:
     from softfree_runtime.sources.sample_source import Case, CaseFile, files_of
 
-    task, (origin, frame) = run.task, source
+    origin, frame = source
     files = files_of(origin)
     first = files[0]
-    truth = _truth(prediction, task)
-    p = {name: prediction.get(f"p_{name}") for name in task.classes}
-    predicted = prediction.get("predicted") or ""
-    known = prediction["status"] == "ok"
+    known = cells["status"] == "ok"
+    answers = {name: _answer(part.task, _own(cells, name), known) for name, part in targets.items()}
+    sure = [answer["confidence"] for answer in answers.values() if answer["confidence"] is not None]
+    unusual = [cells[name] for name in cells if name.rpartition(".")[2] == "unusual" and cells[name] is not None]
     return {
-        "row": int(prediction["row"]),
-        "patient": int(prediction["patient"]),
-        "split": "out of fold" if run.members and prediction["split"] != "test" else str(prediction["split"]),
+        "row": int(cells["row"]),
+        "patient": int(cells["patient"]),
+        "split": "out of fold" if run.members and cells["split"] != "test" else str(cells["split"]),
         "files": [file.path for file in files],
         "views": [file.view if isinstance(file, CaseFile) else "" for file in files] if len(files) > 1 else [],
         "frame": first.frame if isinstance(first, CaseFile) else frame,
         "mpp": first.mpp,
         "variables": dict(origin.variables) if isinstance(origin, Case) else {},
-        "status": prediction["status"],
-        "reason": prediction.get("reason") or "",
+        "status": cells["status"],
+        "reason": cells.get("reason") or "",
+        "answers": answers,
+        "wrong": any(answer["wrong"] for answer in answers.values()),
+        "confidence": min(sure) if sure else None,
+        "abstain": any((answer["row"] or {}).get("abstain") for answer in answers.values()),
+        "unusual": any(unusual) if unusual else None,
+        "distance": cells.get("distance"),
+    }
+
+
+def _own(cells: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """Return the cells of one target under the names of a run of one target."""
+    if not target:
+        return dict(cells)
+    prefix = f"{target}."
+    return {name.removeprefix(prefix): cell for name, cell in cells.items() if name.startswith(prefix)}
+
+
+def _answer(task: Task, cells: Mapping[str, Any], readable: bool) -> dict[str, Any]:
+    """Return label and prediction of one target; ``error`` is how far apart they are, from 0 to 1 but for numbers."""
+    truth = _truth(cells, task)
+    names = [*(f"p_{name}" for name in task.classes), *_KEPT, *(f"set_{name}" for name in task.classes)]
+    row = {name: cells[name] for name in names if cells.get(name) is not None}
+    if not readable or not ("value" in row or all(f"p_{name}" in row for name in task.classes)):
+        return {"truth": truth, "row": None, "wrong": False, "error": 0.0 if readable else 1.0, "confidence": None}
+    row.setdefault("predicted", "")
+    return {
         "truth": truth,
-        "p": p,
-        "predicted": predicted,
-        "wrong": known and _is_wrong(truth, predicted, task),
-        "error": _error(truth, p) if known else 1.0,
-        "confidence": _confidence(p, predicted, task) if known else 0.0,
-        **{name: prediction.get(name) for name in (*_SETS, *(f"set_{name}" for name in task.classes))
-           if prediction.get(name) is not None},
-    }  # fmt: skip
+        "row": row,
+        "wrong": truth is not None and _is_wrong(truth, row, task),
+        "error": 0.0 if truth is None else _error(truth, row),
+        "confidence": _confidence(row, task),
+    }
 
 
-def _truth(prediction: Mapping[str, Any], task: Any) -> Any:
-    """Return the class; of findings 1, 0 or None for each."""
+def _truth(cells: Mapping[str, Any], task: Task) -> Any:
+    """Return the class, or the number; of findings 1, 0 or None for each; None if it is not known."""
+    if task.kind == "multilabel":
+        states = {name: cells.get(f"target_{name}") for name in task.classes}
+        known = {name: None if value is None else int(value) for name, value in states.items()}
+        return known if any(value is not None for value in known.values()) else None
+    target = cells.get("target")
+    if target is None:
+        return None
+    return float(target) if task.numeric else task.classes[int(target)]
+
+
+def _is_wrong(truth: Any, row: Mapping[str, Any], task: Task) -> bool:
+    """Whether the answer is another than the label; of a number, whether the label lies outside its interval."""
+    if task.numeric:
+        return "low" in row and not row["low"] <= truth <= row["high"]
     if task.exclusive:
-        return task.classes[int(prediction["target"])]
-    return {name: None if (value := prediction[f"target_{name}"]) is None else int(value) for name in task.classes}
-
-
-def _is_wrong(truth: Any, predicted: str, task: Any) -> bool:
-    if task.exclusive:
-        return bool(predicted != truth)
-    called = predicted.split("; ")
+        return bool(row["predicted"] != truth)
+    called = row["predicted"].split("; ")
     return any(value is not None and bool(value) != (name in called) for name, value in truth.items())
 
 
-def _error(truth: Any, p: Mapping[str, Any]) -> float:
-    """Return how far the probabilities are from the truth, from 0 to 1."""
+def _error(truth: Any, row: Mapping[str, Any]) -> float:
+    """Return how far the probabilities are from the truth, from 0 to 1, or how far a number is."""
+    if isinstance(truth, float):
+        return abs(float(row["value"]) - truth)
     if isinstance(truth, str):
-        return 1.0 - float(p[truth])
-    return max((abs(value - float(p[name])) for name, value in truth.items() if value is not None), default=0.0)
-
-
-def _confidence(p: Mapping[str, Any], predicted: str, task: Any) -> float:
-    """Return the probability of the answer; of findings that of the least certain one."""
-    if task.exclusive:
-        return float(p[predicted]) if predicted in p else 0.0
-    return min(max(float(value), 1 - float(value)) for value in p.values())
-
-
-def export_table(
-    paths: Sequence[Path], *, labels: Sequence[str], readings: Sequence[Mapping[str, Any]]
-) -> RenderResult:
-    """Return the table with the labels that the readers gave, as CSV; a task of a worker.
-
-    A label is replaced where more readers gave this new one than any other, the old one included. The columns
-    ``reading``, ``reading_label``, ``reading_note``, ``read_by`` and ``read_at`` say what was decided.
-
-    Args:
-        paths: The table.
-        labels: Its columns with the labels.
-        readings: The last reading of each reader and case: ``row``, ``reader``, ``decision``, ``label``, ``note`` and
-            ``at``.
-    """
-    from softfree.data.table_file import read_table_file
-
-    (path,) = paths
-    table = read_table_file(path, {"path", "patient_id", "split", "frame", "case_id", *labels})
-    frame = table.frame.astype(object).where(table.frame.notna(), "")
-    by_row: dict[int, list[Mapping[str, Any]]] = {}
-    for reading in readings:
-        by_row.setdefault(int(reading["row"]), []).append(reading)
-    for name in ("reading", "reading_label", "reading_note", "read_by", "read_at"):
-        frame[name] = ""
-    for row, given in by_row.items():
-        if row not in frame.index:
-            continue
-        rows = [row]
-        if "case_id" in frame and (case := frame.at[row, "case_id"]):
-            rows = list(frame.index[frame["case_id"] == case])
-        decision, label = decided(given)
-        for name, value in _cells(labels, label).items():
-            frame.loc[rows, name] = value
-        told = [reading["label"] for reading in given if reading["label"] is not None]
-        frame.loc[rows, "reading"] = decision
-        frame.loc[rows, "reading_label"] = "; ".join(dict.fromkeys(_shown(label) for label in told))
-        frame.loc[rows, "reading_note"] = "; ".join(harmless(str(one["note"])) for one in given if one["note"])
-        frame.loc[rows, "read_by"] = "; ".join(harmless(str(one["reader"])) for one in given)
-        frame.loc[rows, "read_at"] = max(str(one["at"]) for one in given)
-    return RenderResult(frame.to_csv(index=False).encode(), "text/csv; charset=utf-8")
-
-
-def decided(readings: Iterable[Mapping[str, Any]]) -> tuple[str, Any]:
-    """Return what the readers decided about a case together, and the new label or None.
-
-    Each reader has a vote: for the old label, for a new one, or against the old one without a new one. If two of these
-    have equally many, the label stays.
-    """
-    votes = Counter(
-        (reading["decision"], json.dumps(reading["label"], sort_keys=True) if reading["decision"] == "relabel" else "")
-        for reading in readings
+        return 1.0 - float(row[f"p_{truth}"])
+    return max(
+        (abs(value - float(row[f"p_{name}"])) for name, value in truth.items() if value is not None), default=0.0
     )
-    (first, most), *others = votes.most_common()
-    if others and others[0][1] == most:
-        return "readers disagree", None
-    decision, label = first
-    return decision, json.loads(label) if label else None
 
 
-def _cells(labels: Sequence[str], label: Any) -> dict[str, Any]:
-    if label is None:
-        return {}
-    if isinstance(label, dict):
-        return {name: "" if value is None else int(value) for name, value in label.items()}
-    return {labels[0]: label}
+def _confidence(row: Mapping[str, Any], task: Task) -> float | None:
+    """Return the probability of the answer; of findings that of the least certain one; None for numbers."""
+    if task.numeric:
+        return None
+    if task.exclusive:
+        return float(row.get(f"p_{row['predicted']}", 0.0))
+    return min(max(float(row[f"p_{name}"]), 1 - float(row[f"p_{name}"])) for name in task.classes)
 
 
-def _shown(label: Any) -> str:
-    if isinstance(label, dict):
-        return ", ".join(f"{name}={'?' if value is None else value}" for name, value in label.items())
-    return str(label)
-
-
-def harmless(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _rank(cases: list[dict[str, Any]], numbers: list[str]) -> None:
+    """Give each case its largest error; those of numbers are divided by the largest of all, to lie from 0 to 1."""
+    for name in numbers:
+        answers = [case["answers"][name] for case in cases if case["answers"][name]["row"] is not None]
+        largest = max((answer["error"] for answer in answers), default=0.0)
+        for answer in answers:
+            answer["error"] /= largest or 1.0
+    for case in cases:
+        case["error"] = max(answer["error"] for answer in case["answers"].values())
 
 
 def loaded(model: Path, table: Path) -> dict[str, Any] | UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -15,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from softfree.serving import readings
 from softfree.serving.api import ERRORS, Client, TheService
-from softfree.serving.cases import harmless
 from softfree.serving.errors import Conflict, Forbidden, Invalid, NotFound
 from softfree.serving.readings import ALONE, REVIEW, WITH_MODEL, Reading
 from softfree.serving.records import RenderTask, Sample
+from softfree.serving.relabeling import harmless
 from softfree.serving.room import Room, matches, order
 from softfree.serving.security import Guard
 from softfree.serving.viewing import Shown, add_views, shown_sample
@@ -54,10 +55,14 @@ class ReadingIn(BaseModel):
     decision: Literal["agree", "disagree", "relabel", "label"] = Field(
         description="With the model in sight: agree or disagree with the table's label, or relabel. Blinded: label."
     )
-    label: str | dict[str, int | None] | None = Field(
-        default=None, description="A class; of findings 1, 0 or null for each."
+    label: str | float | dict[str, Any] | None = Field(
+        default=None,
+        description="A class, or a number; of findings 1, 0 or null for each; of several targets a label for each, or"
+        " for those that the reader would label otherwise.",
     )
-    confidence: float | None = Field(default=None, ge=0, le=1, description="0 a guess, 1 certain; needed if blinded.")
+    confidence: float | None = Field(
+        default=None, ge=0, le=1, description="0 a guess, 1 certain; needed if blinded, but for numbers."
+    )
     note: str = Field(default="", max_length=2000)
     seconds: float | None = Field(default=None, ge=0, le=86_400, description="Time that the case was looked at.")
 
@@ -117,7 +122,8 @@ def _phase(room: Room, own: list[Reading], given: ReadingIn) -> str:
         if given.decision == "label":
             raise Invalid("decision label is for blinded readings; expected agree, disagree or relabel")
         return REVIEW
-    if given.decision != "label" or given.confidence is None:
+    numbers_only = all(target["task"] == "regression" for target in room.targets)
+    if given.decision != "label" or (given.confidence is None and not numbers_only):
         raise Invalid("this reading is blinded: expected decision label, with a label and a confidence")
     return WITH_MODEL if any(reading.phase == ALONE for reading in own) else ALONE
 
@@ -212,23 +218,27 @@ async def export(
     name = f"readings_{form}.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     if form == "log":
-        return Response(_log(found), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(_log(found, room), media_type="text/csv; charset=utf-8", headers=headers)
     told = [reading.told() for reading in readings.last(found) if reading.phase == REVIEW]
-    task = RenderTask("softfree.serving.cases:export_table", (room.table,), {"labels": room.labels, "readings": told})
+    task = RenderTask(
+        "softfree.serving.relabeling:export_table", (room.table,), {"targets": room.targets, "readings": told}
+    )
     result = await service.render(task)
     return Response(result.body, media_type=result.media_type, headers=headers)
 
 
-def _log(found: list[Reading]) -> str:
+def _log(found: list[Reading], room: Room) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(Reading(0, "", "", "").told()), lineterminator="\n")
+    writer = csv.DictWriter(out, ["room", *Reading(0, "", "", "").told()], lineterminator="\n")
     writer.writeheader()
     for reading in found:
         told = reading.told()
         told["reader"], told["note"] = harmless(reading.reader), harmless(reading.note)
-        told["label"] = reading.label if not isinstance(reading.label, dict) else ", ".join(
-            f"{name}={'?' if value is None else value}" for name, value in reading.label.items())  # fmt: skip
-        writer.writerow(told)
+        if isinstance(reading.label, dict):
+            told["label"] = json.dumps(reading.label, ensure_ascii=False)
+        elif isinstance(reading.label, str):
+            told["label"] = harmless(reading.label)
+        writer.writerow({"room": room.key, **told})
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -54,9 +55,10 @@ class Room:
         return columns
 
     @property
-    def labels(self) -> list[str]:
-        """Columns of the table with the labels."""
-        return list(self.content["labels"])
+    def targets(self) -> Sequence[Mapping[str, Any]]:
+        """What is decided about a case: one target without a name, or several."""
+        targets: Sequence[Mapping[str, Any]] = self.content["targets"]
+        return targets
 
     def case(self, row: int) -> Mapping[str, Any]:
         """Return a case; NotFound without it."""
@@ -67,7 +69,7 @@ class Room:
     def about(self) -> dict[str, Any]:
         """Describe the room for the page."""
         splits = sorted({case["split"] for case in self.cases})
-        kept = ("classes", "task", "columns", "study", "thresholds", "coverage", "notice")
+        kept = ("targets", "columns", "left_out", "study", "notice")
         known = {name: self.content[name] for name in kept}
         return known | {"model": self.model, "blinded": self.blinded, "splits": splits}
 
@@ -84,9 +86,8 @@ class Room:
         """Return what a reader may see of a case; blinded, never the truth, and the model only after a decision."""
         shown = without_files(case) | {"parts": len(case["files"])}
         if self.blinded:
-            shown.pop("truth")
-            for name in ("wrong", "error"):
-                shown.pop(name)
+            shown = {name: value for name, value in shown.items() if name not in ("wrong", "error")}
+            shown["answers"] = {name: {"row": answer["row"]} for name, answer in case["answers"].items()}
         uncovered = self.is_uncovered(own)
         if not uncovered:
             kept = ("row", "split", "columns", "views", "parts", "status", "reason")
@@ -95,30 +96,59 @@ class Room:
         return shown | {"uncovered": uncovered, "done": self.is_done(own), "readings": newest}
 
     def checked(self, label: Any, *, needed: bool) -> Any:
-        """Return a label that fits the task.
+        """Return a label that fits the task; of several targets the labels of those that the reader names.
 
         Raises:
             Invalid: It does not, or is missing.
         """
-        classes = self.content["classes"]
         if label is None:
             if needed:
-                raise Invalid(f"a label is needed; expected one of {', '.join(classes)}")
+                raise Invalid(f"a label is needed; expected {expected(self.targets[0])}")
             return None
-        if self.content["task"] == "multilabel":
-            fits = isinstance(label, dict) and set(label) == set(classes)
-            if not fits or not all(value in (0, 1, None) for value in label.values()):
-                raise Invalid(f"expected 1, 0 or null for each of {', '.join(classes)}")
-            return label
-        if not isinstance(label, str) or label not in classes:
-            raise Invalid(f"label {str(label)[:60]!r}: expected one of {', '.join(classes)}")
-        return label
+        if not self.targets[0]["name"]:
+            return checked_label(label, self.targets[0])
+        targets = {target["name"]: target for target in self.targets}
+        if not isinstance(label, dict) or not label or not set(label) <= set(targets):
+            raise Invalid(f"expected labels by target, for {', '.join(targets)}")
+        if self.blinded and set(label) != set(targets):
+            raise Invalid(f"expected a label for each of {', '.join(targets)}")
+        return {name: checked_label(one, targets[name]) for name, one in label.items()}
 
     def for_report(self, rows: Iterable[int]) -> dict[str, Any]:
-        """Return truths, patients and the model's probabilities of some cases."""
-        kept = ("row", "patient", "truth", "p", "status")
+        """Return truths, patients and the model's predictions of some cases."""
+        kept = ("row", "patient", "answers", "status")
         cases = [{name: self._by_row[row][name] for name in kept} for row in sorted(rows) if row in self._by_row]
-        return {**self.about(), "cases": cases, "blinded": self.blinded}
+        return {**self.about(), "cases": cases}
+
+
+def expected(target: Mapping[str, Any]) -> str:
+    """Say what a label of a target may be."""
+    if target["task"] == "regression":
+        return "a number"
+    names = ", ".join(target["classes"])
+    return f"1, 0 or null for each of {names}" if target["task"] == "multilabel" else f"one of {names}"
+
+
+def checked_label(label: Any, target: Mapping[str, Any]) -> Any:
+    """Return a label that fits a target.
+
+    Raises:
+        Invalid: It does not.
+    """
+    classes, name = target["classes"], f"{target['name']}: " if target["name"] else ""
+    problem = Invalid(f"{name}label {str(label)[:60]!r}: expected {expected(target)}")
+    if target["task"] == "regression":
+        if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
+            raise problem
+        return float(label)
+    if target["task"] == "multilabel":
+        fits = isinstance(label, dict) and set(label) == set(classes)
+        if not fits or not all(value in (0, 1, None) for value in label.values()):
+            raise problem
+        return label
+    if not isinstance(label, str) or label not in classes:
+        raise problem
+    return label
 
 
 def matches(case: Mapping[str, Any], show: str, own: Sequence[Reading], *, blinded: bool) -> bool:
@@ -141,8 +171,8 @@ def order(cases: Iterable[Mapping[str, Any]], sort: str, reader: str | None) -> 
         return sorted(cases, key=lambda case: sha256(f"{reader}\n{case['row']}".encode()).digest())
     keys = {
         "errors": lambda case: (not case["wrong"], -case["error"], case["row"]),
-        "confidence": lambda case: (case["confidence"], case["row"]),
-        "certain": lambda case: (-case["confidence"], case["row"]),
+        "confidence": lambda case: (case["confidence"] or 0.0, case["row"]),
+        "certain": lambda case: (-(case["confidence"] or 0.0), case["row"]),
         "row": lambda case: case["row"],
     }
     return sorted(cases, key=keys[sort])
@@ -169,8 +199,8 @@ class Opening:
         runs = [name for name, path in models.items() if path.is_dir()]
         if len(runs) != 1:
             given = "there is none" if not runs else f"there are {len(runs)}: {', '.join(runs)}"
-            raise UserError(f"--cases {options.cases}: serve the run or study that the cases belong to, and one alone;"
-                            f" {given}")  # fmt: skip
+            raise UserError(f"--cases {options.cases}: a reading room has the cases of one run or study; {given}. Serve"
+                            " that one alone, beside exported files if need be, and others on another --port")  # fmt: skip
         (self._name,) = runs
         self._executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         self._found = self._executor.submit(loaded, models[self._name], options.cases)
@@ -188,5 +218,16 @@ class Opening:
         if isinstance(found, UserError):
             raise found
         model, blinded = models[self._name], self._options.blinded
-        key = sha256(f"{found['digest']}\n{model.version.hash}\n{blinded}".encode()).hexdigest()
+        key = room_key(found["digest"], model.version.hash, blinded=blinded)
         return Room(model.name, self._options.cases, blinded, found, key)
+
+
+def room_key(table: str, model: str, *, blinded: bool) -> str:
+    """Return what names table, model and kind of reading in the database.
+
+    Args:
+        table: SHA-256 of the table.
+        model: SHA-256 of the model, as :func:`softfree.serving.models.run_digest` gives it.
+        blinded: Whether the model is hidden at first.
+    """
+    return sha256(f"{table}\n{model}\n{blinded}".encode()).hexdigest()

@@ -37,9 +37,16 @@ def studies_of(
 
 def write_joined_predictions(directory: RunDirectory, names: tuple[str, ...]) -> None:
     """Write the predictions of all targets for held-out rows as one table; empty where a target is not known."""
+    joined = join_predictions({name: RunDirectory(directory.target(name)).read_predictions() for name in names})
+    with replacing(directory.predictions) as temporary:
+        joined.to_csv(temporary, index=False)
+
+
+def join_predictions(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Join the predictions of several targets by their rows: shared columns once, others as ``<target>.<column>``."""
     shared, own = [], {}
-    for name in names:
-        frame = RunDirectory(directory.target(name)).read_predictions().set_index("row")
+    for name, predictions in frames.items():
+        frame = predictions.set_index("row")
         common = [column for column in frame if column in SHARED]
         shared.append(frame[common])
         own[name] = frame.drop(columns=common).add_prefix(f"{name}.")
@@ -47,5 +54,4 @@ def write_joined_predictions(directory: RunDirectory, names: tuple[str, ...]) ->
     first = pd.concat(shared)
     first = first[~first.index.duplicated()].reindex(rows)
     joined = pd.concat([first, *(frame.reindex(rows) for frame in own.values())], axis=1)
-    with replacing(directory.predictions) as temporary:
-        joined.rename_axis("row").reset_index().to_csv(temporary, index=False)
+    return joined.rename_axis("row").reset_index()

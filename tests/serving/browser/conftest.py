@@ -54,6 +54,9 @@ class Watched:
         self.address, self.asked, self.errors = address, [], []
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(90_000)
+        # Chromium hands file choosers over only if it was told to before the key or click comes, and the two take
+        # different ways into its process: asked for with expect_file_chooser alone, every third chooser was lost.
+        self.page.on("filechooser", lambda chooser: None)
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda told: self.errors.append(told.text) if told.type == "error" else None)
