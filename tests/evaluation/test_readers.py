@@ -13,8 +13,8 @@ from softfree.evaluation.readers import Case, Decision, Twice, as_probabilities,
 from softfree_runtime.core.task import Task
 
 BINARY, NUMBER = Task("binary", ("no", "yes")), Task("regression", ("age",))
-# Van Dyke's data (114 cases, 5 readers, spin-echo and cine MRI), analyzed by OR-DBM MRMC 2.51 of the University of Iowa:
-# areas by the trapezoidal rule, covariances by the jackknife.
+# Van Dyke's data (114 cases, 5 readers, spin-echo and cine MRI), analyzed by OR-DBM MRMC 2.51 of the University of
+# Iowa: areas by the trapezoidal rule, covariances by the jackknife.
 SPIN_ECHO = np.array([0.91964573, 0.85877617, 0.90386473, 0.97310789, 0.82979066])
 CINE = np.array([0.94782609, 0.90531401, 0.92173913, 0.99935588, 0.92995169])
 

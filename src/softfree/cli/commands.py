@@ -167,7 +167,13 @@ def _report(parsed: Namespace) -> None:
     from softfree.inference.run import Run
     from softfree.reporting.documents.write import write_documents
 
-    for path in write_documents(Run.load(parsed.run), fill(ReportOptions, parsed)):
+    run, options = Run.load(parsed.run), fill(ReportOptions, parsed)
+    written = []
+    if options.readings is not None:
+        from softfree.serving.study_readings import report_readings
+
+        written = report_readings(run, options.readings)
+    for path in [*written, *write_documents(run, options)]:
         print(path)
 
 

@@ -1,9 +1,9 @@
 """Means over readers, with intervals that hold for other readers and other cases like those of the study.
 
-The model of Obuchowski and Rockette (Communications in Statistics - Simulation and Computation 24, 1995) with the degrees
-of freedom of Hillis (Statistics in Medicine 26:596, 2007): readers are a sample of readers, and their numbers are
-correlated because they read the same cases. A difference between two conditions is the difference of each reader, which
-gives the same standard error and degrees of freedom as their formulas for two conditions.
+The model of Obuchowski and Rockette (Communications in Statistics - Simulation and Computation 24, 1995) with the
+degrees of freedom of Hillis (Statistics in Medicine 26:596, 2007): readers are a sample of readers, and their numbers
+are correlated because they read the same cases. A difference between two conditions is the difference of each reader,
+which gives the same standard error and degrees of freedom as their formulas for two conditions.
 """
 
 from __future__ import annotations

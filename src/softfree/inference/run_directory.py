@@ -76,6 +76,7 @@ class RunDirectory:
     A study has ``suspects.csv``, labels that are probably wrong.
     ``near_duplicates.csv`` has pairs of nearly identical images of different splits or folds, if there are any.
     ``softfree report`` adds ``documents/``, the model card and the sheets for a publication.
+    ``softfree report --readings`` adds ``reader_study.json``, the numbers of a reader study.
     ``softfree evaluate --out`` writes predictions, metrics and report under the same names.
 
     Args:
@@ -102,6 +103,7 @@ class RunDirectory:
         self.lock = self.root / ".lock"
         self.test = self.root / "test"
         self.documents = self.root / "documents"
+        self.reader_study = self.root / "reader_study.json"
         self.suspects = self.root / "suspects.csv"
         self.near_duplicates = self.root / "near_duplicates.csv"
 

@@ -30,6 +30,7 @@ from softfree.reporting.baselines import BaselinePredictions, read_baselines
 from softfree.reporting.coverage import coverage_by_group, coverage_of
 from softfree.reporting.facts import report_facts
 from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.reader_study import restore_reader_study
 from softfree.reporting.saliency_maps import report_maps
 from softfree.reporting.scoring import (
     FOLD,
@@ -212,6 +213,7 @@ def write_results(
     write_metrics(directory.metrics, metrics, about)
     writers = {"regression": write_number_report, "survival": write_survival_report}
     writers.get(run.task.kind, write_report)(directory.report, report)
+    restore_reader_study(directory)
     return Evaluation(
         metrics,
         scores,

@@ -87,10 +87,13 @@ class ReportOptions:
 
     Attributes:
         evaluations: Folders of 'softfree evaluate --out' on other tables, reported as external evaluations.
+        readings: Readings of a reader study: 'All readings (CSV)' of the reading room, or the store of softfree serve.
+            Their numbers become a section of report.html and an entry of metrics.json.
         docx: Write DOCX, too (softfree[report]).
         out: Folder for the documents; default: documents in the run directory.
     """
 
     evaluations: list[Path] = field(default_factory=list)
+    readings: str | None = None
     docx: bool = True
     out: Path | None = None

@@ -25,6 +25,7 @@ from softfree.inference.unusual import is_unusual
 from softfree.reporting.evaluate import Evaluation, check_evaluation, evaluate
 from softfree.reporting.facts import table_facts
 from softfree.reporting.options import EvaluateOptions
+from softfree.reporting.reader_study import restore_reader_study
 from softfree.reporting.scoring import logit_columns, open_table
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing
@@ -195,6 +196,7 @@ def write_overview(
     }
     write_metrics(directory.metrics, result.metrics, about)
     write_page(directory.report, _overview(run, result, folder, table))
+    restore_reader_study(directory)
     return result
 
 

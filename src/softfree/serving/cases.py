@@ -42,38 +42,50 @@ def load_cases(model: Path, table: Path) -> dict[str, Any]:
     from softfree.reporting.scoring import own_table
 
     run = Run.load(model)
+    held_out = held_out_answers(run, f"--cases {table}")
+    found = own_table(run, table, how=f"softfree serve {model} --cases TABLE")
+    sources = found.sources_by_row()
+    columns = _columns({label for target in held_out["targets"] for label in target["labels"]}, found)
+    by_row = found.frame.set_index("row")
+    cases = [
+        case
+        | _source(sources[case["row"]])
+        | {"columns": {name: _text(by_row.at[case["row"], name]) for name in columns}}
+        for case in held_out["cases"]
+        if case["row"] in sources
+    ]
+    if not cases:
+        raise UserError(f"--cases {table}: {model} has no predictions of test or out-of-fold rows of this table")
+    return held_out | {"columns": columns, "study": bool(run.members), "digest": found.digest, "cases": cases}
+
+
+def held_out_answers(run: Run, option: str) -> dict[str, Any]:
+    """Read what is known of the test and out-of-fold cases without their files.
+
+    Args:
+        run: The run or study.
+        option: The option that asks for them, for messages.
+
+    Returns:
+        ``targets``, ``left_out``, ``notice`` and ``cases``, as :func:`load_cases` returns them, without files and
+        columns of the table.
+
+    Raises:
+        UserError: The run has no predictions, or predicts survival alone.
+    """
     parts = run.parts or {"": run}
     readable = {name: part for name, part in parts.items() if not part.task.timed}
     if not readable:
         raise UserError(
-            f"--cases {table}: {model} predicts survival, which the reading room does not support: no reader can see in"
+            f"{option}: {run.folder} predicts survival, which the reading room does not support: no reader can see in"
             " an image when an event comes; expected classes, grades, findings or numbers"
         )
-    found = own_table(run, table, how=f"softfree serve {model} --cases TABLE")
-    frame = _predictions(run, table)
-    sources = found.sources_by_row()
     targets = [_target(name, part) for name, part in readable.items()]
-    columns = _columns({label for target in targets for label in target["labels"]}, found)
-    by_row = found.frame.set_index("row")
-    cases = []
-    for record in frame.to_dict("records"):
-        cells = {str(name): cell for name, cell in record.items()}
-        row = int(cells["row"])
-        if row in sources:
-            others = {name: _text(by_row.at[row, name]) for name in columns}
-            cases.append(_case(run, readable, cells, sources[row]) | {"columns": others})
-    if not cases:
-        raise UserError(f"--cases {table}: {model} has no predictions of test or out-of-fold rows of this table")
+    records = _predictions(run, option).to_dict("records")
+    cases = [_case(run, readable, {str(name): cell for name, cell in record.items()}) for record in records]
     _rank(cases, [target["name"] for target in targets if target["task"] == "regression"])
-    return {
-        "targets": targets,
-        "columns": columns,
-        "left_out": [name for name in parts if name not in readable],
-        "study": bool(run.members),
-        "digest": found.digest,
-        "notice": run.notice,
-        "cases": cases,
-    }
+    left_out = [name for name in parts if name not in readable]
+    return {"targets": targets, "left_out": left_out, "notice": run.notice, "cases": cases}
 
 
 def _target(name: str, run: Run) -> dict[str, Any]:
@@ -88,7 +100,7 @@ def _target(name: str, run: Run) -> dict[str, Any]:
     }
 
 
-def _predictions(run: Run, table: Path) -> pd.DataFrame:
+def _predictions(run: Run, option: str) -> pd.DataFrame:
     """Return the rows that the model was not trained on: of a study also its fixed test rows."""
     import pandas as pd
 
@@ -96,12 +108,12 @@ def _predictions(run: Run, table: Path) -> pd.DataFrame:
     from softfree.study.targets import join_predictions
 
     if run.parts:
-        frame = join_predictions({name: _predictions(part, table) for name, part in run.parts.items()})
+        frame = join_predictions({name: _predictions(part, option) for name, part in run.parts.items()})
         return frame.astype(object).where(frame.notna(), None)
     folders = [run.directory, RunDirectory(run.directory.test)] if run.members else [run.directory]
     frames = [folder.read_predictions() for folder in folders if folder.predictions.is_file()]
     if not frames:
-        raise UserError(f"--cases {table}: {run.folder} has no predictions.csv; its training did not finish")
+        raise UserError(f"{option}: {run.folder} has no predictions.csv; its training did not finish")
     frame = pd.concat(frames, ignore_index=True).drop_duplicates("row", keep="last")
     if not run.members and (frame["split"] == "test").any():
         frame = frame[frame["split"] == "test"]  # thresholds were chosen on the validation rows
@@ -128,12 +140,7 @@ def _text(value: Any) -> str:
     return "" if value is None or pd.isna(value) else str(value)
 
 
-def _case(run: Run, targets: Mapping[str, Run], cells: Mapping[str, Any], source: Any) -> dict[str, Any]:
-    from softfree_runtime.sources.sample_source import Case, CaseFile, files_of
-
-    origin, frame = source
-    files = files_of(origin)
-    first = files[0]
+def _case(run: Run, targets: Mapping[str, Run], cells: Mapping[str, Any]) -> dict[str, Any]:
     known = cells["status"] == "ok"
     answers = {name: _answer(part.task, _own(cells, name), known) for name, part in targets.items()}
     sure = [answer["confidence"] for answer in answers.values() if answer["confidence"] is not None]
@@ -142,11 +149,6 @@ def _case(run: Run, targets: Mapping[str, Run], cells: Mapping[str, Any], source
         "row": int(cells["row"]),
         "patient": int(cells["patient"]),
         "split": "out of fold" if run.members and cells["split"] != "test" else str(cells["split"]),
-        "files": [file.path for file in files],
-        "views": [file.view if isinstance(file, CaseFile) else "" for file in files] if len(files) > 1 else [],
-        "frame": first.frame if isinstance(first, CaseFile) else frame,
-        "mpp": first.mpp,
-        "variables": dict(origin.variables) if isinstance(origin, Case) else {},
         "status": cells["status"],
         "reason": cells.get("reason") or "",
         "answers": answers,
@@ -155,6 +157,22 @@ def _case(run: Run, targets: Mapping[str, Run], cells: Mapping[str, Any], source
         "abstain": any((answer["row"] or {}).get("abstain") for answer in answers.values()),
         "unusual": any(unusual) if unusual else None,
         "distance": cells.get("distance"),
+    }
+
+
+def _source(source: Any) -> dict[str, Any]:
+    """Return the files of a case and how to read them."""
+    from softfree_runtime.sources.sample_source import Case, CaseFile, files_of
+
+    origin, frame = source
+    files = files_of(origin)
+    first = files[0]
+    return {
+        "files": [file.path for file in files],
+        "views": [file.view if isinstance(file, CaseFile) else "" for file in files] if len(files) > 1 else [],
+        "frame": first.frame if isinstance(first, CaseFile) else frame,
+        "mpp": first.mpp,
+        "variables": dict(origin.variables) if isinstance(origin, Case) else {},
     }
 
 

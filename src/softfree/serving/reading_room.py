@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -218,7 +218,7 @@ async def export(
     name = f"readings_{form}.csv"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     if form == "log":
-        return Response(_log(found, room), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(readings_as_csv(found, room.key), media_type="text/csv; charset=utf-8", headers=headers)
     told = [reading.told() for reading in readings.last(found) if reading.phase == REVIEW]
     task = RenderTask(
         "softfree.serving.relabeling:export_table", (room.table,), {"targets": room.targets, "readings": told}
@@ -227,7 +227,11 @@ async def export(
     return Response(result.body, media_type=result.media_type, headers=headers)
 
 
-def _log(found: list[Reading], room: Room) -> str:
+def readings_as_csv(found: Iterable[Reading], key: str) -> str:
+    """Return readings as CSV, one a line; ``key`` is that of their room.
+
+    Labels of findings and of several targets are JSON. Names, notes and classes are no formulas for a spreadsheet.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, ["room", *Reading(0, "", "", "").told()], lineterminator="\n")
     writer.writeheader()
@@ -238,7 +242,7 @@ def _log(found: list[Reading], room: Room) -> str:
             told["label"] = json.dumps(reading.label, ensure_ascii=False)
         elif isinstance(reading.label, str):
             told["label"] = harmless(reading.label)
-        writer.writerow({"room": room.key, **told})
+        writer.writerow({"room": key, **told})
     return out.getvalue()
 
 

@@ -199,8 +199,8 @@ class Opening:
         runs = [name for name, path in models.items() if path.is_dir()]
         if len(runs) != 1:
             given = "there is none" if not runs else f"there are {len(runs)}: {', '.join(runs)}"
-            raise UserError(f"--cases {options.cases}: a reading room has the cases of one run or study; {given}. Serve"
-                            " that one alone, beside exported files if need be, and others on another --port")  # fmt: skip
+            raise UserError(f"--cases {options.cases}: a reading room has the cases of one run or study; {given};"
+                            " serve that one beside exported files at most, and others on another --port")  # fmt: skip
         (self._name,) = runs
         self._executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         self._found = self._executor.submit(loaded, models[self._name], options.cases)

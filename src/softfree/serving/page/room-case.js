@@ -3,9 +3,10 @@
 import { getJson, postJson } from "./api.js";
 import { bars, mapLegend } from "./answer.js";
 import { el, fill, freshId, slider } from "./dom.js";
-import { labelInWords } from "./room-words.js";
+import { LabelFields } from "./room-labels.js";
+import { answersOfCase, hasOnlyNumbers, labelsInWords, labelsOf, truthOf } from "./room-words.js";
 import { Viewer } from "./viewer.js";
-import { disagreementInWords, headline, percent, setInWords, usualInWords, warnings } from "./words.js";
+import { disagreementInWords, headline, percent, reason, setInWords, usualInWords, warnings } from "./words.js";
 
 /** Shows one case after the other in an element. */
 export class CaseView {
@@ -99,7 +100,7 @@ export class CaseView {
 
   showSide() {
     this.mapNote = el("p", { class: "fine", role: "status" });
-    this.legend = el("div", {});
+    this.legend = el("div", { class: "legend-holder" });
     const { uncovered } = this.case;
     fill(this.side, uncovered ? this.modelCard() : null, this.form(), uncovered ? [this.mapNote, this.legend] : null, this.facts());
   }
@@ -107,28 +108,34 @@ export class CaseView {
   modelCard() {
     const found = this.case;
     if (found.status !== "ok") return el("div", { class: "callout bad" }, el("h2", {}, "This could not be read"), el("p", {}, found.reason));
-    const row = { ...found, ...Object.fromEntries(Object.entries(found.p).map(([name, p]) => [`p_${name}`, p])) };
-    const answer = { name: "", row, task: this.room.task, thresholds: this.room.thresholds };
-    const model = { about: { coverage: this.room.coverage }, thresholds: this.room.thresholds };
+    const answers = answersOfCase(this.room, found);
     return [
-      warnings(row, [answer], model).map(({ title, text }) => el("div", { class: "callout warn" }, el("h2", {}, title), el("p", {}, text))),
-      el(
-        "section",
-        { class: "card", "aria-label": "The model" },
-        el("p", { class: "eyebrow" }, "The model says"),
-        el("h2", { class: "headline" }, headline(answer)),
-        bars(answer),
-        [setInWords(answer, model), disagreementInWords(answer), usualInWords(row)].filter(Boolean).map((words) => el("p", { class: "fine" }, words)),
-      ),
+      warnings(found, answers, { about: {} }).map(({ title, text }) => el("div", { class: "callout warn" }, el("h2", {}, title), el("p", {}, text))),
+      answers.map((answer, index) => this.answerCard(answer, index === answers.length - 1 ? usualInWords(found) : null)),
+      answers.length ? null : el("p", { class: "fine" }, "The model has no held-out answer for this case."),
     ];
   }
 
+  answerCard(answer, usual) {
+    const words = [setInWords(answer, { about: {} }), disagreementInWords(answer), usual];
+    return el(
+      "section",
+      { class: "card", "aria-label": answer.name ? `The model: ${answer.name}` : "The model" },
+      el("p", { class: "eyebrow" }, answer.name || "The model says"),
+      el("h2", { class: "headline" }, headline(answer)),
+      answer.task === "regression" ? el("p", { class: "why" }, reason(answer, { about: {} })) : null,
+      bars(answer),
+      words.filter(Boolean).map((one) => el("p", { class: "fine" }, one)),
+    );
+  }
+
   facts() {
-    const { columns, truth, views } = this.case;
+    const { columns, views } = this.case;
     const known = Object.entries(columns).filter(([, value]) => value);
-    if (!known.length && truth === undefined) return null;
+    const labels = this.room.blinded ? [] : labelsOf(this.room, truthOf(this.room, this.case));
+    if (!known.length && !labels.length && !views.length) return null;
     return el("dl", { class: "compare card" },
-      truth === undefined ? null : [el("dt", {}, "Label in the table"), el("dd", {}, labelInWords(truth))],
+      labels.map(({ name, words }) => [el("dt", {}, name ? `${name} in the table` : "Label in the table"), el("dd", {}, words)]),
       known.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]),
       views.length ? [el("dt", {}, "Views"), el("dd", {}, views.join(", "))] : null);
   }
@@ -138,21 +145,22 @@ export class CaseView {
   }
 
   reviewForm() {
-    const { truth, readings } = this.case;
-    const last = readings.review;
+    const last = this.case.readings.review;
+    const truth = truthOf(this.room, this.case);
+    const what = hasOnlyNumbers(this.room) ? "number" : "label";
     const choice = (value, words) => radio("decision", value, words, last?.decision === value);
-    const label = this.labelField("New label", last?.decision === "relabel" ? last.label : null, truth);
-    label.hidden = last?.decision !== "relabel";
+    const label = new LabelFields(this.room, `New ${what}`, last?.decision === "relabel" ? last.label : null, truth);
+    label.node.hidden = last?.decision !== "relabel";
     const form = this.frame(
-      "Do you agree with the label?",
-      el("fieldset", { onchange: () => { label.hidden = form.elements.decision.value !== "relabel"; } },
-        el("legend", {}, `The table says: ${labelInWords(truth)}`),
+      `Do you agree with the ${what}${this.room.targets.length > 1 ? "s" : ""}?`,
+      el("fieldset", { onchange: () => { label.node.hidden = form.elements.decision.value !== "relabel"; } },
+        el("legend", {}, `The table says: ${labelsInWords(this.room, truth)}`),
         choice("agree", "I agree"),
-        choice("disagree", "I disagree, without a better label"),
-        choice("relabel", "I would label it otherwise")),
-      label,
+        choice("disagree", `I disagree, without a better ${what}`),
+        choice("relabel", what === "number" ? "I would give another number" : "I would label it otherwise")),
+      label.node,
       last,
-      () => ({ decision: form.elements.decision.value, label: form.elements.decision.value === "relabel" ? this.readLabel(form) : null }),
+      () => ({ decision: form.elements.decision.value, label: form.elements.decision.value === "relabel" ? label.read() : null }),
     );
     return form;
   }
@@ -160,21 +168,23 @@ export class CaseView {
   blindedForm() {
     const { alone, with_model: withModel } = this.case.readings;
     const last = withModel ?? alone;
+    const isNumber = hasOnlyNumbers(this.room);
     const title = !alone ? "What do you see?" : withModel ? "Your decision with the model" : "And with the model?";
-    const label = this.labelField("Your label", last?.label ?? null, null);
-    const sure = slider({
+    const label = new LabelFields(this.room, isNumber ? "Your number" : "Your label", last?.label ?? null, null);
+    const sure = isNumber ? null : slider({
       label: "How sure are you?", min: 0, max: 100, step: 1, value: Math.round(100 * (last?.confidence ?? 0.5)),
       words: (value) => `${value}\u00a0% – ${value < 15 ? "a guess" : value < 45 ? "unsure" : value < 75 ? "fairly sure" : value < 95 ? "sure" : "certain"}`,
       oninput: () => {},
     });
-    const form = this.frame(
+    const before = alone && !withModel
+      ? `You said ${labelsInWords(this.room, alone.label)}${isNumber ? "" : ` (${percent(alone.confidence)} sure)`} before you saw the model. Both decisions are kept.` : null;
+    return this.frame(
       title,
-      label,
-      [sure.field, alone && !withModel ? el("p", { class: "fine" }, `You said ${labelInWords(alone.label)} (${percent(alone.confidence)} sure) before you saw the model. Both decisions are kept.`) : null],
+      label.node,
+      [sure?.field, before && el("p", { class: "fine" }, before)],
       last,
-      () => ({ decision: "label", label: this.readLabel(form), confidence: Number(sure.input.value) / 100 }),
+      () => ({ decision: "label", label: label.read(), confidence: sure ? Number(sure.input.value) / 100 : null }),
     );
-    return form;
   }
 
   /** The frame of both forms: title, fields, note, button. */
@@ -225,37 +235,13 @@ export class CaseView {
   saved() {
     const form = this.side.querySelector("form");
     const isDone = this.case.done;
-    fill(form.querySelector(".status"), el("span", { class: "saved" }, isDone ? "Saved." : "Saved. The model is shown now; decide again, or confirm."));
+    fill(form.querySelector(".status"), el("span", { class: "saved" }, isDone ? "Saved." : "Saved. The model is shown now: decide again, or save the same."));
     if (isDone && this.after !== null) form.querySelector(".buttons").append(el("button", { type: "button", onclick: () => this.go(this.after) }, "Next case"));
     (isDone ? form.querySelector(".buttons button:last-child") : this.side.querySelector(".headline"))?.scrollIntoView({ block: "nearest" });
     form.querySelector(isDone ? ".buttons button:last-child" : "input")?.focus({ preventScroll: true });
   }
-
-  /** Radio buttons for classes; for findings a choice of present, absent and unknown. */
-  labelField(title, chosen, truth) {
-    const { classes, task } = this.room;
-    if (task !== "multilabel") {
-      return el("fieldset", {}, el("legend", {}, title), classes.filter((name) => name !== truth).map((name) => radio("label", name, name, chosen === name)));
-    }
-    const start = chosen ?? truth ?? {};
-    return el("fieldset", {}, el("legend", {}, title), classes.map((name) => {
-      const id = freshId("finding");
-      const options = [["1", "present"], ["0", "absent"], ["", "unknown"]];
-      const now = start[name] === 1 ? "1" : start[name] === 0 ? "0" : "";
-      return el("div", { class: "finding" }, el("label", { for: id }, name), el("select", { id, "data-finding": name }, options.map(([value, words]) => el("option", { value, selected: value === now }, words))));
-    }));
-  }
-
-  readLabel(form) {
-    if (this.room.task !== "multilabel") {
-      const value = form.elements.label?.value;
-      if (!value) throw new Error("Choose a label first.");
-      return value;
-    }
-    return Object.fromEntries([...form.querySelectorAll("[data-finding]")].map((one) => [one.dataset.finding, one.value === "" ? null : Number(one.value)]));
-  }
 }
 
 function radio(name, value, words, checked) {
-  return el("label", { class: "choice" }, el("input", { type: "radio", name, value, checked, required: name === "decision" }), words);
+  return el("label", { class: "choice" }, el("input", { type: "radio", name, value, checked, required: true }), words);
 }

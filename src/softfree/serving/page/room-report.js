@@ -2,6 +2,7 @@
 
 import { getBlob, getJson } from "./api.js";
 import { el, fill, save } from "./dom.js";
+import { number } from "./words.js";
 
 /** Buttons for exports, and the numbers when they are asked for: they take a few seconds. */
 export function reportSection(root, room) {
@@ -48,8 +49,11 @@ function download(words, path, name) {
 
 async function tables() {
   const found = await getJson("v1/readings/report");
-  if (!found.readers.length) return el("p", { class: "hint" }, "No case has been read to the end yet.");
-  return found.blinded ? studyTable(found) : reviewTable(found);
+  if (!found.targets.some((target) => target.readers.length)) return el("p", { class: "hint" }, "No case has been read to the end yet.");
+  return [
+    found.targets.map((target) => [target.target ? el("h3", {}, target.target) : null, found.blinded ? studyTable(target) : reviewTable(target)]),
+    found.notes.map((note) => el("p", { class: "fine" }, note)),
+  ];
 }
 
 function reviewTable(found) {
@@ -57,19 +61,21 @@ function reviewTable(found) {
 }
 
 function studyTable(found) {
-  const rows = [...found.readers, ...(found.mean ? [{ ...found.mean, reader: "Mean" }] : [])];
-  const three = (value) => value.toFixed(3);
-  const signed = (value) => `${value > 0 ? "+" : ""}${value.toFixed(3)}`;
+  if (!found.readers.length) return el("p", { class: "hint" }, "No case has been read to the end yet.");
+  const rows = [...found.readers, ...(found.mean ? [{ ...found.mean, reader: `Mean of ${found.mean.readers}` }] : [])];
+  const [name, words, ways] = found.metric === "mae"
+    ? ["Mean error", number, ["nearer to the label", "farther from it"]]
+    : ["AUROC", (value) => value.toFixed(3), ["to the right label", "away from it"]];
+  const signed = (value) => `${value > 0 ? "+" : ""}${words(value)}`;
   const share = (value) => `${(100 * value).toFixed(0)}\u00a0%`;
   const time = (value) => `${value.toFixed(0)}\u00a0s`;
   return [
-    el("p", {}, `${found.cases} cases of ${found.patients} patients. The model’s AUROC on them: ${inLine(found.model, three)}. Below each number its 95\u00a0% interval.`),
+    el("p", {}, `${found.cases} cases of ${found.patients} patients. The model’s ${found.metric === "mae" ? "mean error" : name} on them: ${inLine(found.model, words)}. Below each number its 95\u00a0% interval.`),
     table(
-      ["Reader", "AUROC alone", "AUROC with the model", "Difference", "Changed their mind", "to the right label", "away from it", "Time alone", "Time with the model"],
-      rows.map((one) => [one.reader, interval(one.alone, three), interval(one.with_model, three), interval(one.difference, signed), interval(one.changed, share), one.to_right ?? "", one.to_wrong ?? "", interval(one.seconds_alone, time), interval(one.seconds_with_model, time)]),
+      ["Reader", `${name} alone`, `${name} with the model`, "Difference", "Changed their mind", ...ways, "Time alone", "Time with the model"],
+      rows.map((one) => [one.reader, interval(one.alone, words), interval(one.with_model, words), interval(one.difference, signed), interval(one.changed, share), one.to_right ?? "", one.to_wrong ?? "", interval(one.seconds_alone, time), interval(one.seconds_with_model, time)]),
       found.mean ? rows.length - 1 : -1,
     ),
-    found.notes.map((note) => el("p", { class: "fine" }, note)),
   ];
 }
 

@@ -4,12 +4,14 @@ import { getJson } from "./api.js";
 import { byId, el, fill } from "./dom.js";
 import { CaseView } from "./room-case.js";
 import { reportSection } from "./room-report.js";
-import { labelInWords } from "./room-words.js";
-import { listed, percent } from "./words.js";
+import { answersOfCase, hasOnlyNumbers, labelsInWords, labelsOf, truthOf } from "./room-words.js";
+import { headline, listed, percent } from "./words.js";
 
 const PAGE = 50;
 const READER = "softfree-reader";
 const SHOW = { all: "All cases", errors: "Errors", correct: "Right answers", abstained: "The model does not know", unusual: "Unusual images", unread: "Not read yet", read: "Read" };
+const SHOW_NUMBERS = { ...SHOW, errors: "Outside the model’s interval", correct: "Within the interval" };
+const SORT_NUMBERS = { errors: "Largest errors first", row: "Row of the table" };
 const SORT = { errors: "Errors first", confidence: "Least certain first", certain: "Most certain first", row: "Row of the table" };
 const state = { room: null, filters: { show: "all", sort: "errors", column: "", value: "", split: "" }, cases: [], view: null, reader: "" };
 
@@ -89,10 +91,10 @@ async function route() {
   }
 }
 
-/** The cases before and after one in the present list. */
+/** The cases before and after one in the present list; after one that is not in it comes the first. */
 function neighbors(row) {
   const at = state.cases.findIndex((one) => one.row === row);
-  return { before: state.cases[at - 1]?.row ?? null, after: at < 0 ? null : state.cases[at + 1]?.row ?? null };
+  return { before: state.cases[at - 1]?.row ?? null, after: state.cases[at + 1]?.row ?? null };
 }
 
 async function go(row) {
@@ -110,7 +112,8 @@ function showList() {
   document.title = "Reading room – softfree";
   byId("room-lead").textContent = room.blinded
     ? `Blinded: decide first, then the model ${room.model} is shown, and you may change your mind. Cases come in a random order.`
-    : `The ${room.study ? "out-of-fold and test" : listed(room.splits)} cases of ${room.model}. Say where you agree with their labels and where you do not.`;
+    : `The ${room.study ? "out-of-fold and test" : listed(room.splits)} cases of ${room.model}. Say where you agree with their ${hasOnlyNumbers(room) ? "numbers" : "labels"} and where you do not.`;
+  if (room.left_out.length) byId("room-lead").append(` Survival (${listed(room.left_out)}) is not shown: no reader can see in an image when an event comes.`);
   if (room.notice) byId("room-lead").append(` ${room.notice}`);
   fill(byId("room-progress"), `${state.reader}: ${room.done} of ${room.total} read`, progressBar(room.done / room.total));
   fill(byId("filters"), filters());
@@ -127,8 +130,8 @@ function progressBar(share) {
 function filters() {
   const { room } = state;
   const shown = room.blinded ? ["all", "unread", "read"] : Object.keys(SHOW);
-  const fields = [select("show", "Show", shown.map((key) => [key, SHOW[key]]))];
-  if (!room.blinded) fields.push(select("sort", "Order", Object.entries(SORT)));
+  const fields = [select("show", "Show", shown.map((key) => [key, (hasOnlyNumbers(room) ? SHOW_NUMBERS : SHOW)[key]]))];
+  if (!room.blinded) fields.push(select("sort", "Order", Object.entries(hasOnlyNumbers(room) ? SORT_NUMBERS : SORT)));
   if (room.splits.length > 1) fields.push(select("split", "Split", [["", "All"], ...room.splits.map((name) => [name, name])]));
   for (const [name, values] of Object.entries(room.columns)) {
     const chosen = state.filters.column === name ? state.filters.value : "";
@@ -158,7 +161,7 @@ function showCases() {
   const { room, cases } = state;
   byId("found").textContent = room.found === room.total ? `${room.total} cases` : `${room.found} of ${room.total} cases`;
   const names = Object.keys(room.columns);
-  const head = ["", "Case", ...(room.blinded ? [] : ["Label"]), "The model", ...(room.blinded ? [] : [null]), ...names, "Your reading"];
+  const head = ["", "Case", ...(room.blinded ? [] : [hasOnlyNumbers(room) ? "Number" : "Label"]), "The model", ...(hasProbability(room) ? [null] : []), ...names, "Your reading"];
   fill(byId("cases"), cases.length ? el(
     "table",
     { class: "cases" },
@@ -174,6 +177,8 @@ function showCases() {
     document.querySelectorAll(".cases tbody tr")[first]?.querySelector("a")?.focus();
   } }, `Show more (${room.found - cases.length})`) : null);
 }
+
+const hasProbability = (room) => !room.blinded && !hasOnlyNumbers(room);
 
 /** The head of the column with probabilities, which sorts by them. */
 function sortedHead() {
@@ -198,9 +203,9 @@ function row(one, names) {
     {},
     el("td", { class: "thumb" }, one.status === "ok" ? el("a", { class: "thumb-link", href: link, tabIndex: -1, "aria-hidden": "true" }, image) : null),
     el("th", { scope: "row" }, el("a", { class: "case-name", href: link }, name), one.split ? el("span", { class: "fine" }, ` ${one.split}`) : null),
-    room.blinded ? null : el("td", { "data-label": "Label" }, labelInWords(one.truth)),
+    room.blinded ? null : el("td", { "data-label": hasOnlyNumbers(room) ? "Number" : "Label" }, lines(labelsOf(room, truthOf(room, one)))),
     el("td", { "data-label": "The model" }, modelCell(one)),
-    room.blinded ? null : el("td", { "data-label": "Probability" }, one.status === "ok" ? percent(one.confidence) : ""),
+    hasProbability(room) ? el("td", { "data-label": "Probability" }, one.confidence === null ? "" : percent(one.confidence)) : null,
     names.map((column) => el("td", { "data-label": column }, one.columns[column])),
     el("td", { "data-label": "Your reading" }, readingInWords(one)),
   );
@@ -210,17 +215,21 @@ function modelCell(one) {
   if (!one.uncovered) return "hidden until you decide";
   if (one.status !== "ok") return `not readable: ${one.reason}`;
   const flags = [
-    one.wrong && el("span", { class: "flag wrong" }, "differs from the label"),
+    one.wrong && el("span", { class: "flag wrong" }, hasOnlyNumbers(state.room) ? "outside its interval" : "differs from the label"),
     one.abstain && el("span", { class: "flag unsure" }, "does not know"),
     one.unusual && el("span", { class: "flag unsure" }, "unusual"),
   ].filter(Boolean);
-  return [one.predicted || "no finding", flags.length ? el("span", { class: "flags" }, flags) : null];
+  const answers = answersOfCase(state.room, one).map((answer) => ({ name: answer.name, words: headline(answer) }));
+  return [lines(answers), flags.length ? el("span", { class: "flags" }, flags) : null];
 }
+
+/** Words, or a line for each target. */
+const lines = (parts) => parts.map(({ name, words }) => (name ? el("span", { class: "line" }, `${name}: ${words}`) : words));
 
 function readingInWords(one) {
   const last = one.readings.review ?? one.readings.with_model ?? one.readings.alone;
   if (!last) return "";
-  const words = { agree: "agree", disagree: "disagree", relabel: `relabel: ${labelInWords(last.label)}`, label: labelInWords(last.label) }[last.decision];
+  const words = { agree: "agree", disagree: "disagree", relabel: `relabel: ${labelsInWords(state.room, last.label)}`, label: last.decision === "label" ? labelsInWords(state.room, last.label) : "" }[last.decision];
   return el("span", { class: one.done ? "flag read" : "flag unsure" }, words);
 }
 
