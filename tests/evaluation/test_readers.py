@@ -153,7 +153,7 @@ def test_a_study_of_one_class_or_of_nothing_has_no_area_and_says_so() -> None:
 def test_the_page_has_a_row_for_each_reader_and_one_for_their_mean() -> None:
     cases, read = study()
     found = reader_study(BINARY, cases, read)
-    section, notes = reader_sections([found], "m")
+    (section,) = reader_sections([found], "m")
     assert section.table is not None
     rows = section.table.rows
     assert [row[0] for row in rows] == [("Ann", "60 cases"), ("Ben//b", "50 cases"), "Mean of 2"]
@@ -161,4 +161,4 @@ def test_the_page_has_a_row_for_each_reader_and_one_for_their_mean() -> None:
     assert rows[0][1] == (f"{alone['value']:.3f}", f"{alone['low']:.3f} to {alone['high']:.3f}")
     (drawing,) = section.drawings
     assert {text.get_text() for text in drawing.figure.axes[0].texts} == {"Ann", "Ben//b", "Mean"}
-    assert "Obuchowski" in " ".join(notes.notes)
+    assert "Obuchowski" in " ".join(section.notes)

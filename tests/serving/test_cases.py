@@ -1,8 +1,11 @@
 """What the reading room knows of a case, by kind of target."""
 
+from pathlib import Path
+
 import pytest
 
-from softfree.serving.cases import _answer, _own, _rank
+from softfree.inference.run_directory import RunDirectory
+from softfree.serving.cases import _answer, _own, _rank, _read
 from softfree_runtime.core.task import Task
 
 
@@ -14,6 +17,12 @@ def test_a_number_is_wrong_outside_its_interval() -> None:
     assert answer["row"] == {"value": 52.0, "low": 42.0, "high": 62.0, "predicted": ""}
     assert not _answer(task, cells | {"low": 40.0}, True)["wrong"]
     assert not _answer(task, {"target": 40.0, "value": 52.0}, True)["wrong"]  # without an interval
+
+
+def test_classes_may_be_called_by_numbers_or_like_missing_values(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.predictions.write_text("row,status,predicted\n0,ok,2\n1,corrupt,\n2,ok,NA\n3,ok,0\n")
+    assert _read(directory)["predicted"].tolist() == ["2", "", "NA", "0"]
 
 
 def test_findings_of_unknown_truth_are_neither_right_nor_wrong() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from softfree.evaluation.page import Drawing, Grid, Section
@@ -38,10 +39,11 @@ def reader_sections(studies: Sequence[Mapping[str, Any]], model: str) -> Iterato
         studies: What :func:`softfree.evaluation.readers.reader_study` found.
         model: Name of the model, for the text.
     """
-    for study in studies:
+    *others, last = studies
+    for study in others:
         yield _section(study, model)
-    if any(study["readers"] for study in studies):
-        yield Section(title="How these numbers were computed", notes=notes_of([one["metric"] for one in studies]))
+    notes = notes_of([study["metric"] for study in studies]) if any(study["readers"] for study in studies) else []
+    yield replace(_section(last, model), notes=notes)
 
 
 def _section(study: Mapping[str, Any], model: str) -> Section:
@@ -66,19 +68,14 @@ def _in_text(name: str) -> str:
 def _of_mean(study: Mapping[str, Any]) -> str:
     """Say what the mean difference means."""
     difference, count = study["mean"]["difference"], study["mean"]["readers"]
-    words = f"The mean over {count} readers is {_signed(difference)} with the model than without it"
+    side = "higher" if difference["value"] >= 0 else "lower"
+    words = f"The mean over {count} readers is {abs(difference['value']):.3f} {side} with the model than without it"
     if difference["low"] is None:
         return f"{words}; there is no interval: {difference['reason']}."
+    interval = f"95 % interval of the difference {_cell(difference, sign='+')[1]}"
     if difference["low"] <= 0 <= difference["high"]:
-        return f"{words}, which may be chance: the interval contains 0."
-    return f"{words}, and the interval does not contain 0."
-
-
-def _signed(difference: Mapping[str, Any]) -> str:
-    value = difference["value"]
-    side = "higher" if value >= 0 else "lower"
-    interval = "" if difference["low"] is None else f" (difference {in_words(difference, sign='+')})"
-    return f"{abs(value):.3f} {side}{interval}"
+        return f"{words} ({interval}). The interval contains 0: it may be chance."
+    return f"{words} ({interval})."
 
 
 def table_of(study: Mapping[str, Any]) -> Grid:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from softfree.data.table import Table
     from softfree.inference.run import Run
+    from softfree.inference.run_directory import RunDirectory
     from softfree_runtime.core.task import Task
 
 FEW = 20
@@ -111,13 +112,25 @@ def _predictions(run: Run, option: str) -> pd.DataFrame:
         frame = join_predictions({name: _predictions(part, option) for name, part in run.parts.items()})
         return frame.astype(object).where(frame.notna(), None)
     folders = [run.directory, RunDirectory(run.directory.test)] if run.members else [run.directory]
-    frames = [folder.read_predictions() for folder in folders if folder.predictions.is_file()]
+    frames = [_read(folder) for folder in folders if folder.predictions.is_file()]
     if not frames:
         raise UserError(f"{option}: {run.folder} has no predictions.csv; its training did not finish")
     frame = pd.concat(frames, ignore_index=True).drop_duplicates("row", keep="last")
     if not run.members and (frame["split"] == "test").any():
         frame = frame[frame["split"] == "test"]  # thresholds were chosen on the validation rows
     return frame.astype(object).where(frame.notna(), None)
+
+
+def _read(folder: RunDirectory) -> pd.DataFrame:
+    """Read predictions, in which a class may be called 2 or NA."""
+    import pandas as pd
+
+    frame = folder.read_predictions()
+    if "predicted" in frame:
+        frame["predicted"] = pd.read_csv(
+            folder.predictions, usecols=["predicted"], dtype=str, keep_default_na=False
+        )["predicted"]  # fmt: skip
+    return frame
 
 
 def _columns(labels: set[str], table: Table) -> dict[str, list[str]]:

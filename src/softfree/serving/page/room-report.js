@@ -6,7 +6,7 @@ import { number } from "./words.js";
 
 /** Buttons for exports, and the numbers when they are asked for: they take a few seconds. */
 export function reportSection(root, room) {
-  const numbers = el("div", { "aria-live": "polite" });
+  const numbers = el("div", { class: "found", "aria-live": "polite" });
   const show = el("button", { type: "button", onclick: async () => {
     show.disabled = true;
     fill(numbers, el("p", { class: "hint" }, "Computing…"));
@@ -25,7 +25,7 @@ export function reportSection(root, room) {
       ? "How well the readers do without and with the model, how often they change their mind, and how long they take."
       : "The table with the readers’ labels goes back into training: save it beside the old table, then softfree train readings_table.csv."),
     el("div", { class: "buttons" },
-      download("Table with new labels (CSV)", "v1/readings.csv?form=table", "readings_table.csv"),
+      room.blinded ? null : download("Table with new labels (CSV)", "v1/readings.csv?form=table", "readings_table.csv"),
       download("All readings (CSV)", "v1/readings.csv?form=log", "readings_log.csv"),
       download("Report (HTML)", "v1/readings/report.html", "reading_report.html"),
       show),
@@ -66,7 +66,7 @@ function studyTable(found) {
   const [name, words, ways] = found.metric === "mae"
     ? ["Mean error", number, ["nearer to the label", "farther from it"]]
     : ["AUROC", (value) => value.toFixed(3), ["to the right label", "away from it"]];
-  const signed = (value) => `${value > 0 ? "+" : ""}${words(value)}`;
+  const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${words(Math.abs(value))}`;
   const share = (value) => `${(100 * value).toFixed(0)}\u00a0%`;
   const time = (value) => `${value.toFixed(0)}\u00a0s`;
   return [

@@ -4,7 +4,7 @@ import { getJson } from "./api.js";
 import { byId, el, fill } from "./dom.js";
 import { CaseView } from "./room-case.js";
 import { reportSection } from "./room-report.js";
-import { answersOfCase, hasOnlyNumbers, labelsInWords, labelsOf, truthOf } from "./room-words.js";
+import { answersOfCase, hasOnlyNumbers, isSeveral, labelsInWords, labelsOf, truthOf } from "./room-words.js";
 import { headline, listed, percent } from "./words.js";
 
 const PAGE = 50;
@@ -215,12 +215,18 @@ function modelCell(one) {
   if (!one.uncovered) return "hidden until you decide";
   if (one.status !== "ok") return `not readable: ${one.reason}`;
   const flags = [
-    one.wrong && el("span", { class: "flag wrong" }, hasOnlyNumbers(state.room) ? "outside its interval" : "differs from the label"),
+    one.wrong && el("span", { class: "flag wrong" }, wrongInWords(one)),
     one.abstain && el("span", { class: "flag unsure" }, "does not know"),
     one.unusual && el("span", { class: "flag unsure" }, "unusual"),
   ].filter(Boolean);
   const answers = answersOfCase(state.room, one).map((answer) => ({ name: answer.name, words: headline(answer) }));
   return [lines(answers), flags.length ? el("span", { class: "flags" }, flags) : null];
+}
+
+function wrongInWords(one) {
+  const { room } = state;
+  if (isSeveral(room)) return `differs in ${listed(room.targets.map(({ name }) => name).filter((name) => one.answers[name].wrong))}`;
+  return hasOnlyNumbers(room) ? "label outside the interval" : "differs from the label";
 }
 
 /** Words, or a line for each target. */
