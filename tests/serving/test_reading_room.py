@@ -165,6 +165,15 @@ def test_blinded_the_model_is_hidden_until_the_reader_has_decided(
     run_steps(steps())
 
 
+def test_blinded_no_column_gives_the_label_away(content: dict[str, Any], table: Path) -> None:
+    cases = [case | {"columns": {"subtype": "x", "sex": "f"}} for case in content["cases"]]
+    given = content | {"columns": {"subtype": ["x", "y"], "sex": ["f", "m"]}, "variables": ["sex"], "cases": cases}
+    for blinded, shown in ((False, {"subtype": "x", "sex": "f"}), (True, {"sex": "f"})):
+        here = room(given, table, blinded=blinded)
+        assert here.told(cases[0], [])["columns"] == shown
+        assert set(here.about()["columns"]) == set(shown)
+
+
 def test_nobody_reads_in_the_name_of_another_with_a_token(
     run: Run, table: Path, content: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -222,7 +231,8 @@ def several(count: int = 40) -> dict[str, Any]:
         finding = {"truth": truth, "row": {"p_no": 1 - p, "p_yes": p, "predicted": "yes" if p > 0.5 else "no"}}
         years = {"truth": None if row % 4 == 3 else age, "row": {"value": age + 5}}
         cases.append({"row": row, "patient": row, "status": "ok", "answers": {"finding": finding, "age": years}})
-    return {"targets": SEVERAL, "blinded": True, "notice": None, "model": "m", "cases": cases}
+    return {"targets": SEVERAL, "blinded": True, "notice": None, "model": "m", "cases": cases, "columns": {},
+            "variables": []}  # fmt: skip
 
 
 def twice(about: dict[str, Any], reader: str, better: float) -> list[dict[str, Any]]:

@@ -31,10 +31,11 @@ def load_cases(model: Path, table: Path) -> dict[str, Any]:
         table: The table that it was trained on.
 
     Returns:
-        ``targets``, ``columns`` (values of each column to filter by), ``study``, ``left_out`` (targets that cannot be
-        read) and ``cases``. A target has ``name`` (empty if it is the only one), ``task``, ``classes``, ``labels``
-        (columns with the labels), ``thresholds`` and ``coverage``. A case has the number of its row, its files, other
-        columns, and for each target an answer: ``truth`` and ``row``, the prediction; each None if it is not known.
+        ``targets``, ``columns`` (values of each column to filter by), ``study``, ``variables`` (clinical ones of the
+        model), ``left_out`` (targets that cannot be read) and ``cases``. A target has ``name`` (empty if it is the
+        only one), ``task``, ``classes``, ``labels`` (columns with the labels), ``thresholds`` and ``coverage``. A case
+        has the number of its row, its files, other columns, and for each target an answer: ``truth`` and ``row``, the
+        prediction; each None if it is not known.
 
     Raises:
         UserError: Another table, a run without predictions, or one that predicts survival alone.
@@ -68,8 +69,8 @@ def held_out_answers(run: Run, option: str) -> dict[str, Any]:
         option: The option that asks for them, for messages.
 
     Returns:
-        ``targets``, ``left_out``, ``notice`` and ``cases``, as :func:`load_cases` returns them, without files and
-        columns of the table.
+        ``targets``, ``left_out``, ``variables``, ``notice`` and ``cases``, as :func:`load_cases` returns them, without
+        files and columns of the table.
 
     Raises:
         UserError: The run has no predictions, or predicts survival alone.
@@ -85,8 +86,13 @@ def held_out_answers(run: Run, option: str) -> dict[str, Any]:
     records = _predictions(run, option).to_dict("records")
     cases = [_case(run, readable, {str(name): cell for name, cell in record.items()}) for record in records]
     _rank(cases, [target["name"] for target in targets if target["task"] == "regression"])
-    left_out = [name for name in parts if name not in readable]
-    return {"targets": targets, "left_out": left_out, "notice": run.notice, "cases": cases}
+    return {
+        "targets": targets,
+        "left_out": [name for name in parts if name not in readable],
+        "variables": list(run.config["options"]["variables"] or []),
+        "notice": run.notice,
+        "cases": cases,
+    }
 
 
 def _target(name: str, run: Run) -> dict[str, Any]:

@@ -50,9 +50,14 @@ class Room:
 
     @property
     def columns(self) -> Mapping[str, list[str]]:
-        """Values of each column that can be filtered by."""
+        """Values of each column that is shown and can be filtered by.
+
+        Blinded, only clinical variables of the model: another column, such as a subtype, may give the label away.
+        """
         columns: Mapping[str, list[str]] = self.content["columns"]
-        return columns
+        if not self.blinded:
+            return columns
+        return {name: values for name, values in columns.items() if name in self.content["variables"]}
 
     @property
     def targets(self) -> Sequence[Mapping[str, Any]]:
@@ -69,8 +74,8 @@ class Room:
     def about(self) -> dict[str, Any]:
         """Describe the room for the page."""
         splits = sorted({case["split"] for case in self.cases})
-        kept = ("targets", "columns", "left_out", "study", "notice")
-        known = {name: self.content[name] for name in kept}
+        kept = ("targets", "left_out", "study", "notice")
+        known = {name: self.content[name] for name in kept} | {"columns": self.columns}
         return known | {"model": self.model, "blinded": self.blinded, "splits": splits}
 
     def is_uncovered(self, own: Iterable[Reading]) -> bool:
@@ -85,6 +90,7 @@ class Room:
     def told(self, case: Mapping[str, Any], own: Sequence[Reading]) -> dict[str, Any]:
         """Return what a reader may see of a case; blinded, never the truth, and the model only after a decision."""
         shown = without_files(case) | {"parts": len(case["files"])}
+        shown["columns"] = {name: case["columns"][name] for name in self.columns}
         if self.blinded:
             shown = {name: value for name, value in shown.items() if name not in ("wrong", "error")}
             shown["answers"] = {name: {"row": answer["row"]} for name, answer in case["answers"].items()}
