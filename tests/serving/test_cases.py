@@ -1,11 +1,14 @@
 """What the reading room knows of a case, by kind of target."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from softfree.inference.run_directory import RunDirectory
 from softfree.serving.cases import _answer, _own, _rank, _read
+from softfree.serving.explaining import target_of_maps
 from softfree_runtime.core.task import Task
 
 
@@ -17,6 +20,15 @@ def test_a_number_is_wrong_outside_its_interval() -> None:
     assert answer["row"] == {"value": 52.0, "low": 42.0, "high": 62.0, "predicted": ""}
     assert not _answer(task, cells | {"low": 40.0}, True)["wrong"]
     assert not _answer(task, {"target": 40.0, "value": 52.0}, True)["wrong"]  # without an interval
+
+
+def test_maps_of_several_targets_are_about_the_first_that_has_some() -> None:
+    parts = {name: SimpleNamespace(task=Task(kind, ("x",))) for name, kind in
+             (("death", "survival"), ("age", "regression"), ("other", "regression"))}  # fmt: skip
+    several: Any = SimpleNamespace(parts=parts)
+    assert target_of_maps(several) == "age"
+    single: Any = SimpleNamespace(parts={})
+    assert target_of_maps(single) is None
 
 
 def test_classes_may_be_called_by_numbers_or_like_missing_values(tmp_path: Path) -> None:

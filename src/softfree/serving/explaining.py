@@ -17,7 +17,7 @@ from softfree_runtime.sources.inputs import NamedSource
 
 
 def write_maps(run: Run, source: NamedSource, out: Path, order: Sequence[str] = ()) -> dict[str, Any]:
-    """Explain a sample and write its maps.
+    """Explain a sample and write its maps: of several targets those of :func:`target_of_maps`.
 
     The folder gets the files of ``softfree explain`` (PNG for images, NIfTI for volumes, GeoJSON and TIFF for slides),
     and for each image ``map_<i>.npz``: ``values_<m>`` of each map on the grid of tokens, float64, and the grid, see
@@ -40,17 +40,25 @@ def write_maps(run: Run, source: NamedSource, out: Path, order: Sequence[str] = 
         UserError: The run makes no maps.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (explained,) = explain_sources(run, [source], ExplainOptions(out=out, progress=False))
+    name = target_of_maps(run)
+    (explained,) = explain_sources(run, [source], ExplainOptions(out=out, progress=False, target=name))
     if explained.error is not None:
         raise explained.error
     numbers = [order.index(image.path) if image.path in order else at for at, image in enumerate(explained.images)]
-    told = _told(run, explained, numbers)
+    told = _told(run.parts[name] if name else run, explained, numbers)
+    if name and told["target"] is not None:
+        told["target"] = f"{name}: {told['target']}"
     for number, image in zip(numbers, explained.images, strict=True):
         arrays: dict[str, Any] = {f"values_{index}": map_.values for index, map_ in enumerate(image.maps)}
         arrays |= {name: value for name, value in asdict(image.token_grid).items() if value is not None}
         np.savez(out / f"map_{number}.npz", **arrays)
     (out / "explained.json").write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
     return told
+
+
+def target_of_maps(run: Run) -> str | None:
+    """Return which of several targets the maps are about: the first that has maps; None for a run of one target."""
+    return next((name for name, part in run.parts.items() if not part.task.timed), None)
 
 
 def _told(run: Run, explained: Explained, numbers: Sequence[int]) -> dict[str, Any]:
