@@ -36,7 +36,7 @@ class Server:
             self.process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": path}
             )
-        for _ in range(1800):
+        for _ in range(6000):  # ten minutes, for a machine on which much else runs
             said = self.log.read_text()[began:]
             if found := re.search(r"at (http://\S+?)/ ", said):
                 self.address = found[1]

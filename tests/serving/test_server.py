@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ def test_a_client_that_never_ends_its_request_is_left(
             for letter in b"GET /health/live HTTP/1.1\r\nHos":
                 writer.write(bytes([letter]))
                 await asyncio.sleep(0.005)
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            with suppress(ConnectionResetError):  # of bytes that came after the server had left
+                assert await asyncio.wait_for(reader.read(), 5) == b""
             assert time.monotonic() - began < 3
             reader, writer = await asyncio.open_connection(*listening.getsockname())
             writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -190,7 +190,7 @@ function sortedHead() {
     state.filters.sort = next;
     await load().catch(complain);
     showList();
-  } }, `Probability${sign}`));
+  } }, `${isSeveral(state.room) ? "Lowest probability" : "Probability"}${sign}`));
 }
 
 function row(one, names) {
