@@ -45,7 +45,8 @@ class Dash(NamedTuple):
     Attributes:
         line: Brightness from 0 to 1, (2 REACH + 1, 2 REACH + 1).
         mask: The same with a margin around it.
-        core: Offsets (k, 2) of the pixels that its mask covers completely, from its start.
+        core: Offsets (k, 2) of the pixels that its mask covers completely, from its start, but one pixel further down
+            and to the right, as the published code looks for room: contours start that much closer to the top left.
     """
 
     line: np.ndarray
@@ -291,7 +292,8 @@ def dash(angle: float) -> Dash:
                 shifted = padded[radius + down : radius + down + side, radius + right : radius + right + side]
                 np.maximum(wide, shifted, out=wide)
     mask = _reduced(wide, 2 * REACH + 1)
-    return Dash(_reduced(line, 2 * REACH + 1), mask, np.argwhere(mask == 1) - REACH)
+    core = np.argwhere(mask == 1) - REACH + 1
+    return Dash(_reduced(line, 2 * REACH + 1), mask, core[(core <= STEP).all(1)])
 
 
 @lru_cache(maxsize=SIDE * SIDE)

@@ -69,6 +69,14 @@ TASKS = {
         "pathfinder",
     ),
 }
+SIZES = {  # samples to train, to validate and to test
+    "listops": (96_000, 2_000, 2_000),
+    "text": (22_500, 2_500, 25_000),
+    "retrieval": (147_086, 18_090, 17_437),
+    "image": (45_000, 5_000, 10_000),
+    "fashion": (55_000, 5_000, 10_000),
+    "pathfinder": (160_000, 20_000, 20_000),
+}
 MAX_VALIDATION = 5_000  # samples, the first; more would cost more time than the training between two evaluations
 ARENA = ("listops", "text", "retrieval", "image", "pathfinder")
 OFFICIAL_LISTOPS = "the arena's own expressions"
@@ -140,10 +148,7 @@ PRESETS = {
         500,
     ),
 }
-GENERATED: dict[str, tuple[Draw, tuple[int, int, int]]] = {
-    "listops": (listops.draw_expressions, (96_000, 2_000, 2_000)),
-    "pathfinder": (pathfinder.draw_images, (160_000, 20_000, 20_000)),
-}
+GENERATED: dict[str, Draw] = {"listops": listops.draw_expressions, "pathfinder": pathfinder.draw_images}
 
 
 @dataclass(frozen=True)
@@ -188,35 +193,36 @@ def load_task(
         UserError: Files are missing or damaged.
         OutOfTimeError: The deadline has passed before all samples were generated.
     """
-    task = TASKS[name]
-    official = task.exact and fraction == 1
+    task, sizes = TASKS[name], SIZES[name]
     if name == "listops" and data is not None and any(data.rglob("basic_train.tsv")):
         splits = texts.read_listops(data, task.max_length)
-        return _task_data(_shares(splits, fraction), OFFICIAL_LISTOPS, official)
+        return _task_data(name, splits, fraction, OFFICIAL_LISTOPS)
     if name in GENERATED:
-        draw, sizes = GENERATED[name]
         counts = [max(1, round(size * fraction)) for size in sizes]
         folder = cache / name
-        drawn = generate(folder, draw, seed=seed, samples=sum(counts), log=log, deadline=deadline)
+        drawn = generate(folder, GENERATED[name], seed=seed, samples=sum(counts), log=log, deadline=deadline)
         # Test and validation first, so that they stay the same when more training samples are drawn.
         test, val, train = (
             drawn.rows(slice(start, start + count))
             for start, count in zip((0, counts[2], counts[1] + counts[2]), counts[::-1], strict=True)
         )
-        return _task_data((train, val, test), task.source, official)
+        return _task_data(name, (train, val, test), 1.0, task.source)
     if data is None and name != "fashion":
         raise UserError(
             f"--tasks {name} needs the files of {task.source}, and nothing is downloaded: name the folder with "
             "them by --data"
         )
-    return _task_data(_shares(_read(name, data, task.max_length), fraction), task.source, official)
+    return _task_data(name, _read(name, data, task.max_length), fraction, task.source)
 
 
-def _task_data(splits: Splits, source: str, official: bool) -> TaskData:
-    train, val, test = splits
-    return TaskData(
-        train, val.rows(slice(MAX_VALIDATION)) if len(val) > MAX_VALIDATION else val, test, source, official
-    )
+def _task_data(name: str, splits: Splits, fraction: float, source: str) -> TaskData:
+    """Take a share of the samples; all of them, as many as the arena has, make a result of the arena."""
+    train, val, test = _shares(splits, fraction)
+    complete = (len(train), len(val), len(test)) == SIZES[name]
+    if not complete:
+        source += f"; {len(train) + len(val) + len(test):,} of {sum(SIZES[name]):,} samples"
+    val = val.rows(slice(MAX_VALIDATION)) if len(val) > MAX_VALIDATION else val
+    return TaskData(train, val, test, source, TASKS[name].exact and complete)
 
 
 def _read(name: str, data: Path | None, max_length: int) -> Splits:
