@@ -44,8 +44,8 @@ def test_contours_start_in_the_middle_seven_pixels_apart(contours: list) -> None
 def test_contours_have_fourteen_dashes_apart_from_each_other(contours: list) -> None:
     """A dash is about two pixels of line, so 28 of them have about 60 to 110 bright pixels."""
     for canvas, _, ends in contours:
-        assert 60 < (canvas.image > 0.3).sum() < 130
-        assert canvas.image.max() <= pathfinder.CONTOUR_CONTRAST
+        assert 60 < (canvas.image() > 0.3).sum() < 130
+        assert canvas.image().max() <= pathfinder.CONTOUR_CONTRAST
         assert all(0 <= coordinate < SIDE for end in ends for coordinate in end)
 
 

@@ -71,23 +71,30 @@ class Pen(NamedTuple):
 
 
 class Canvas:
-    """The image so far, and where nothing may be drawn any more."""
+    """The dashes so far, and where none may be drawn any more."""
 
     def __init__(self) -> None:
-        self.image = np.zeros((SIDE, SIDE))
+        self._dashes: list[tuple[tuple[int, int], np.ndarray, float]] = []
         self.mask = np.ones((SIDE, SIDE))
         self.mask[PADDING:-PADDING, PADDING:-PADDING] = 0
 
     def copy(self) -> Canvas:
         """Return a copy, to come back to if a contour ends in a dead end."""
         other = Canvas.__new__(Canvas)
-        other.image, other.mask = self.image.copy(), self.mask.copy()
+        other._dashes, other.mask = list(self._dashes), self.mask.copy()
         return other
 
     def draw(self, at: tuple[int, int], line: np.ndarray, contrast: float) -> None:
-        """Draw a dash from ``at``."""
-        inside, part = _overlap(at)
-        np.maximum(self.image[inside], contrast * line[part], out=self.image[inside])
+        """Draw a dash from ``at``, once the image is asked for: most contours end in a dead end before."""
+        self._dashes.append((at, line, contrast))
+
+    def image(self) -> np.ndarray:
+        """Return the image, (SIDE, SIDE)."""
+        image = np.zeros((SIDE, SIDE))
+        for at, line, contrast in self._dashes:
+            inside, part = _overlap(at)
+            np.maximum(image[inside], contrast * line[part], out=image[inside])
+        return image
 
     def block(self, at: tuple[int, int], mask: np.ndarray) -> None:
         """Add the mask of a dash from ``at``."""
@@ -128,7 +135,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, int]:
         canvas = _with_distractor(canvas, rng)
     label, first = (int(number) for number in rng.integers(2, size=2))
     second = first if label else 1 - first
-    image = np.maximum(canvas.image, np.maximum(_dot(starts[first]), _dot(ends[second])))
+    image = np.maximum(canvas.image(), np.maximum(_dot(starts[first]), _dot(ends[second])))
     return ((image - image.min()) * (255 / np.ptp(image)) + 0.5).astype(np.uint8), label
 
 
@@ -308,6 +315,7 @@ def _reduced(large: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(large).resize((side, side), Image.Resampling.LANCZOS)) / 255
 
 
+@lru_cache(maxsize=4096)
 def _overlap(at: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return where a patch around ``at`` lies in the image, and which part of it does."""
     inside, part = [], []
