@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,12 +42,19 @@ def test_contours_start_in_the_middle_seven_pixels_apart(contours: list) -> None
         assert all(12 <= coordinate <= 18 for coordinate in first)
 
 
-def test_contours_have_fourteen_dashes_apart_from_each_other(contours: list) -> None:
-    """A dash is about two pixels of line, so 28 of them have about 60 to 110 bright pixels."""
-    for canvas, _, ends in contours:
-        assert 60 < (canvas.image() > 0.3).sum() < 130
-        assert canvas.image().max() <= pathfinder.CONTOUR_CONTRAST
-        assert all(0 <= coordinate < SIDE for end in ends for coordinate in end)
+def test_each_contour_leads_from_its_start_to_its_end(contours: list) -> None:
+    """Dashes of both alternate after the two first; the first begins at its start, the others lie at their far end."""
+    for canvas, starts, ends in contours:
+        at = [position for position, _, _ in canvas._dashes]
+        assert len(at) == 2 * pathfinder.DASHES
+        for which in (0, 1):
+            first, *others = at[which::2]
+            assert (first, others[-1]) == (starts[which], ends[which])
+            gaps = [math.dist(one, other) for one, other in pairwise(others)]
+            assert 2.5 < min(gaps) <= max(gaps) < 5.5
+        image = canvas.image()
+        assert all(image[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].max() > 0.3 for y, x in at)
+        assert image.max() <= pathfinder.CONTOUR_CONTRAST
 
 
 def test_the_class_says_whether_both_dots_are_of_one_contour(monkeypatch: pytest.MonkeyPatch) -> None:

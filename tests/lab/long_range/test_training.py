@@ -20,8 +20,8 @@ def test_it_learns(tmp_path: Path, data: TaskData, longer: Settings) -> None:
     assert result is not None
     assert result.correct / result.tested > 0.9
     assert result.progress.step == 48
-    assert [step for step, _, _ in result.progress.curve or []] == [16, 32, 48]
-    assert result.progress.best == max(accuracy for _, _, accuracy in result.progress.curve or [])
+    assert [step for step, _, _ in result.progress.curve] == [16, 32, 48]
+    assert result.progress.best == max(accuracy for _, _, accuracy in result.progress.curve)
 
 
 @pytest.mark.parametrize("attention", ["seqnorm", "performer"])

@@ -106,12 +106,14 @@ def measure(attention: str, length: int, precision: str, features: int) -> dict[
         with torch.no_grad(), products_in(precision):
             model(symbols)
 
-    seconds = {"training_seconds": _median_seconds(model.train(), train)}
+    model.train()
+    seconds = {"training_seconds": _median_seconds(train)}
     memory = (peak_memory() - before) / 2**20
-    return seconds | {"inference_seconds": _median_seconds(model.eval(), infer), "training_mib": memory}
+    model.eval()
+    return seconds | {"inference_seconds": _median_seconds(infer), "training_mib": memory}
 
 
-def _median_seconds(_: torch.nn.Module, run: Callable[[], None]) -> float:
+def _median_seconds(run: Callable[[], None]) -> float:
     run()
     times = []
     for _ in range(REPEATS):

@@ -115,7 +115,7 @@ def _accuracies(summary: pd.DataFrame) -> str:
         by_task = rows.set_index("task")["accuracy"]
         values = [by_task.get(task, math.nan) for task in tasks]
         mean = [by_task.reindex(list(ARENA)).mean()] if complete else []
-        lines.append([method, *(_percent(value) for value in [*values, *mean]), source])
+        lines.append([str(method), *(_percent(value) for value in [*values, *mean]), str(source)])
     heads = ["method", *(TASKS[task].title for task in tasks), *(["mean"] if complete else []), "published in"]
     missing = "" if complete else f"\n{_why_no_mean(summary)}\n"
     return f"**Test accuracy, %**\n\n{markdown_table(heads, lines)}{missing}"

@@ -40,7 +40,7 @@ class Sequences:
         longest: np.ndarray = np.diff(self.starts).reshape(-1, self.towers).max(axis=1)
         return longest
 
-    def sequence(self, number: int) -> np.ndarray:
+    def sequence(self, number: int | np.integer) -> np.ndarray:
         """Return one sequence, uint8; sample i has the numbers from ``towers * i``."""
         return self.symbols[self.starts[number] : self.starts[number + 1]]
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -92,10 +92,10 @@ class Progress:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
-    curve: list[tuple[int, float, float]] | None = None
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.curve = [tuple(point) for point in self.curve or []]  # type: ignore[misc]
+        self.curve = [(step, loss, accuracy) for step, loss, accuracy in self.curve]  # JSON has lists
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,6 @@ class Training:
         """Compute the validation accuracy, and keep the weights if it is the best."""
         progress = self.progress
         accuracy = count_correct(self.model, self.data.val, self.settings.precision, self.device) / len(self.data.val)
-        assert progress.curve is not None
         progress.curve.append((progress.step, self.loss / max(1, self.summed), accuracy))
         self.loss, self.summed = 0.0, 0
         progress.waited += 1
@@ -216,7 +215,6 @@ class Training:
     def line(self) -> str:
         """Describe the progress in one line."""
         settings, progress = self.settings, self.progress
-        assert progress.curve is not None
         reached = f", validation accuracy {progress.curve[-1][2]:.3f}" if progress.curve else ""
         return f"{settings.task}, {settings.attention}, seed {settings.seed}: step {progress.step:,}{reached}"
 
@@ -234,10 +232,8 @@ class Training:
         torch.save(state, buffer)
         write_atomically(self.folder / CHECKPOINT, buffer.getvalue())
         now = {name: value for name, value in asdict(self.progress).items() if name != "curve"}
-        append_line(
-            self.folder / PROGRESS,
-            now | {"steps": self.settings.recipe.steps, "last": (self.progress.curve or [None])[-1]},
-        )
+        last = self.progress.curve[-1] if self.progress.curve else None
+        append_line(self.folder / PROGRESS, now | {"steps": self.settings.recipe.steps, "last": last})
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
