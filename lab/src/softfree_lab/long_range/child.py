@@ -47,7 +47,23 @@ def train(path: Path) -> None:
     training = Training(settings, data, path.parent, spec["checkpoint_seconds"], spec["device"])
     result = training.run(float("inf") if spec["deadline"] is None else spec["deadline"])
     if result is not None:
-        write_atomically(path.parent / RESULT, json.dumps(asdict(result)))
+        write_atomically(path.parent / RESULT, json.dumps({"settings": settings.to_dict(), "result": asdict(result)}))
+
+
+def read_result(folder: Path, settings: Settings) -> dict[str, Any] | None:
+    """Read the result that a child left; None if the training is not finished.
+
+    Raises:
+        UserError: It is that of other settings.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values["settings"] != json.loads(json.dumps(settings.to_dict())):
+        raise UserError(f"{folder} has a finished training of other settings: choose another --out, or delete it")
+    result: dict[str, Any] = values["result"]
+    return result
 
 
 def main() -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 from softfree.training.checkpoints import folder_lock
 from softfree_lab.long_range.sequences import Sequences, merged
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.core.files import write_atomically
+from softfree_runtime.core.files import is_whole, write_atomically
 
 PART = 1000  # samples
+SEED = "seed.json"
 
 Draw = Callable[[int, int, int], Sequences]
 
@@ -44,40 +45,44 @@ def generate(
         UserError: The folder has data of another seed, or another process is drawing there.
         OutOfTimeError: The deadline has passed.
     """
-    parts = -(-samples // PART)
-    found: dict[int, Sequences] = {}
-    with folder_lock(folder, "generating data"):
-        _check_seed(folder, seed)
-        told = time.monotonic()
-        for part in range(parts):
-            path = folder / f"part{part:04}.npz"
-            if path.is_file():
-                try:
-                    found[part] = Sequences.load(path)
-                    continue
-                except UserError as error:
-                    log(f"{error}: drawn again")
-            if time.time() > deadline:
-                raise OutOfTimeError
-            found[part] = draw(seed, part, PART)
-            found[part].save(path)
-            if time.monotonic() - told > 30:
-                told = time.monotonic()
-                log(f"{folder.name}: {(part + 1) * PART:,} of {samples:,} samples generated")
-    whole = merged([found[part] for part in range(parts)])
+    paths = [folder / f"part{part:04}.npz" for part in range(-(-samples // PART))]
+    if (folder / SEED).is_file():
+        _check_seed(folder / SEED, seed)
+    if not all(map(_is_whole, paths)):  # several trainings may read at once, but one process draws
+        with folder_lock(folder, "generating data"):
+            write_atomically(folder / SEED, json.dumps({"seed": seed}))
+            _draw_missing(paths, draw, seed, log, deadline)
+    whole = merged([Sequences.load(path) for path in paths])
     return whole if len(whole) == samples else whole.rows(slice(samples))
 
 
-def _check_seed(folder: Path, seed: int) -> None:
-    path = folder / "seed.json"
-    if not path.is_file():
-        write_atomically(path, json.dumps({"seed": seed}))
-        return
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there, with the right checksums."""
+    return path.is_file() and is_whole(path)
+
+
+def _draw_missing(paths: list[Path], draw: Draw, seed: int, log: Callable[[str], None], deadline: float) -> None:
+    told = time.monotonic()
+    for part, path in enumerate(paths):
+        if _is_whole(path):
+            continue
+        if path.is_file():
+            log(f"{path} is damaged: drawn again")
+        if time.time() > deadline:
+            raise OutOfTimeError
+        draw(seed, part, PART).save(path)
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            log(f"{path.parent.name}: {(part + 1) * PART:,} of {len(paths) * PART:,} samples generated")
+
+
+def _check_seed(path: Path, seed: int) -> None:
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))["seed"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete the folder, and the data are generated again") from None
+        raise UserError(f"{path} is damaged; delete its folder, and the data are generated again") from None
     if recorded != seed:
         raise UserError(
-            f"{folder} has data of seed {recorded}, but --data-seed is {seed}: choose another --cache, or delete it"
+            f"{path.parent} has data of seed {recorded}, but --data-seed is {seed}: choose another --cache, or "
+            "delete it"
         )

@@ -6,7 +6,6 @@ and an interrupted one continues from its checkpoint.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -221,14 +220,13 @@ def _train(options: LongRangeOptions, key: Key, what: Wanted, children: Children
         checkpoint_seconds=60 * options.checkpoint_minutes,
         device=options.device,
     )
-    result = folder / child.RESULT
-    if not result.is_file():
+    if (result := child.read_result(folder, what.settings)) is None:
         children.run([str(spec)], _threads(options), child.MODULE)
-    if not result.is_file():
+        result = child.read_result(folder, what.settings)
+    if result is None:
         return None
-    values = json.loads(result.read_text(encoding="utf-8"))
     machine = describe_machine(_threads(options))
-    return Trial(settings=what.settings.to_dict(), official=what.official, machine=machine, **values)
+    return Trial(settings=what.settings.to_dict(), official=what.official, machine=machine, **result)
 
 
 def _costs(options: LongRangeOptions, children: Children, deadline: float, log: Callable[[str], None]) -> pd.DataFrame:
