@@ -70,11 +70,11 @@ def test_a_study_continues_and_does_nothing_twice(files: Path, started: list[str
     assert len(started) == 6
     written = {path.name for path in (files.parent / "out").iterdir()}
     assert {"cells.csv", "summary.md", "curves.png", "costs.png", "published.csv", "machine.json"} <= written
-    with pytest.raises(UserError, match="with precision 'bf16', but 'fp32' was requested"):
-        study_long_range(options(files, precision="fp32"))
+    with pytest.raises(UserError, match="with precision 'fp32', but 'bf16' was requested"):
+        study_long_range(options(files, precision="bf16"))
     record.unlink()
     with pytest.raises(UserError, match="has a finished training of other settings"):
-        study_long_range(options(files, precision="fp32"))
+        study_long_range(options(files, precision="bf16"))
 
 
 @pytest.mark.usefixtures("started")
