@@ -223,6 +223,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
             ("run", "A run directory on images."),
             json=True,
         ),
+        "study long-range": _command(
+            "train attentions on the Long Range Arena, beside published results, and measure their cost by length",
+            "studies.long_range.study_long_range",
+            studies.LongRangeOptions,
+        ),
         "study sizes": _command(
             "test whether a run has learned the image size instead of the images",
             "studies.confound.study_sizes",

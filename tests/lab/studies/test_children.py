@@ -24,16 +24,16 @@ with children.Children() as mine:
 CHILD = """
 import sys, threading, time
 from pathlib import Path
-from softfree_lab.studies.children import _end_with_parent
-threading.Thread(target=_end_with_parent, daemon=True).start()
+from softfree_lab.studies.children import end_with_parent
+end_with_parent()
 while True:
     Path(sys.argv[1]).open("a").write("x")
     time.sleep(0.05)
 """
 SHORT = """
 import threading, time
-from softfree_lab.studies.children import _end_with_parent
-threading.Thread(target=_end_with_parent, daemon=True).start()
+from softfree_lab.studies.children import end_with_parent
+end_with_parent()
 time.sleep(0.2)
 """
 

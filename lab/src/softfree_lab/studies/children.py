@@ -36,12 +36,13 @@ class Children:
         for child in running:
             child.kill()
 
-    def run(self, arguments: Sequence[str], threads: int) -> None:
-        """Run a command of softfree and wait for it.
+    def run(self, arguments: Sequence[str], threads: int, module: str | None = None) -> None:
+        """Run a command of softfree, or another module, and wait for it.
 
         Args:
             arguments: Arguments of the command line.
             threads: Number of threads.
+            module: The module to run, which calls :func:`end_with_parent` first; default: that of softfree's commands.
 
         Raises:
             UserError: The child failed; the message is the child's.
@@ -50,7 +51,7 @@ class Children:
             if self._ended:
                 raise UserError("the study was stopped")
             child = subprocess.Popen(
-                [sys.executable, "-m", MODULE, *arguments],
+                [sys.executable, "-m", module or MODULE, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -73,7 +74,12 @@ class Children:
             raise UserError(reason.removeprefix("softfree: error: "))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when its parent has ended."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     with suppress(OSError):
         while os.read(0, 1):  # the descriptor, because exit would wait for the lock of sys.stdin
             pass
@@ -81,7 +87,7 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     import softfree_lab.studies.peers  # noqa: F401  # registers their names in the child, too
     from softfree.cli.main import main
 

@@ -398,3 +398,54 @@ class SurvivalStudyOptions:
     work: Path = Path("survival_work")
     out: Path = Path("survival.csv")
     progress: bool = True
+
+
+@dataclass(kw_only=True)
+class LongRangeOptions:
+    """The Long Range Arena.
+
+    Attributes:
+        tasks: 'listops' and 'pathfinder' (generated), 'text' (aclImdb), 'retrieval' (AAN) and 'image' (CIFAR-10), whose
+            files --data must have; 'fashion' (Debian's dataset-fashion-mnist) stands in for 'image'.
+        attentions: Names of attention methods.
+        seeds: Seeds of the trainings.
+        preset: Recipe of training: 'nystromformer' or 'skyformer', the papers whose results stand beside.
+        steps_fraction: Share of the published steps, from 0 to 1.
+        samples_fraction: Share of the samples of each split; below 1, the result is not that of the arena.
+        data: Folder with official files as they are unpacked: aclImdb, cifar-10-batches-bin, new_aan_pairs.*.tsv, and
+            basic_*.tsv of ListOps, which then are not generated.
+        cache: Folder for generated samples; default: data in the folder of the study.
+        data_seed: Seed of generated samples.
+        precision: Arithmetic of products, 'fp32' or 'bf16'; the latter is no faster on a CPU at this width.
+        features: Landmarks of SOFT and Nystromformer, rows of Linformer's maps, random features of Performer.
+        group_symbols: Symbols of a batch that are processed at a time.
+        lengths: Lengths at which time and memory are measured.
+        minutes: Stop after this time with what was reached; the same command continues.
+        checkpoint_minutes: Time between checkpoints of a training.
+        jobs: Number of parallel trainings.
+        threads: Threads of each; default: the cores, shared by the trainings.
+        device: Where to train, 'cpu' or 'cuda'; time and memory by length are always measured on the CPU.
+        out: Folder for the record and the tables; an interrupted study resumes there.
+        progress: Print lines about the progress.
+    """
+
+    tasks: list[str] = field(default_factory=lambda: ["listops"])
+    attentions: list[str] = field(default_factory=lambda: ["seqnorm", "soft_norm", "softmax", "nystromformer", "sima"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    preset: Literal["nystromformer", "skyformer"] = "nystromformer"
+    steps_fraction: float = 1.0
+    samples_fraction: float = 1.0
+    data: Path | None = None
+    cache: Path | None = None
+    data_seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    features: int = 128
+    group_symbols: int = 8192
+    lengths: list[int] = field(default_factory=lambda: [1024, 2048, 4096, 8192, 16384])
+    minutes: float | None = None
+    checkpoint_minutes: float = 5.0
+    jobs: int = 1
+    threads: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    out: Path = Path("long_range")
+    progress: bool = True
