@@ -325,6 +325,7 @@ def test_planning_has_no_formula() -> None:
         Work(model="soft_tiny")
 
 
+@pytest.mark.cpu("trains with --accelerator cpu")
 @pytest.mark.usefixtures("without_figures")
 def test_training_gives_a_run(tmp_path: Path, make_small_table: Callable[[Path], Path]) -> None:
     shape = {name: value for name, value in SMALL.items() if name not in ("num_classes", "img_size")}

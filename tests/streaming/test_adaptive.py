@@ -63,6 +63,7 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         AdaptiveForward(model, StreamOptions(stream="always"))
 
 
+@pytest.mark.cpu("trains with --accelerator cpu")
 def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:
     common = [
         "train", str(small_table), "--size", "32", "--epochs", "1", "--batch-size", "4", "--accelerator", "cpu",
