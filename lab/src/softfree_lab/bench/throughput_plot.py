@@ -42,6 +42,9 @@ def plot_throughput(path: Path, rows: pd.DataFrame, published: pd.DataFrame, mac
         axes = figure.subplots(len(groups), len(sides), squeeze=False, width_ratios=[1.5] + [1] * (len(sides) - 1))
         for (precision, largest), panels in zip(groups, axes, strict=True):
             for side, panel in zip(sides, panels, strict=True):
+                if largest and done.loc[done["size"] == side, "batch"].nunique() < 2:  # in the row above
+                    panel.set_axis_off()
+                    continue
                 shown = _chosen(done, side, precision, largest)
                 if side == sides[0]:
                     _accuracy(panel, shown, published)
@@ -50,7 +53,7 @@ def plot_throughput(path: Path, rows: pd.DataFrame, published: pd.DataFrame, mac
                 batch = "" if shown.empty else f", batch {shown['batch'].iloc[0]}"
                 panel.set_title(f"{side} pixels{batch}, {NAMES[precision]}", loc="left")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False)
+        figure.legend(handles, labels, loc="outside upper right", ncols=5, frameon=False)
         figure.suptitle(f"Published accuracy against measured throughput (inference)\n{machine}", x=0.01, ha="left")
         width = int(22 * figure.get_figwidth())
         notes = "\n".join(

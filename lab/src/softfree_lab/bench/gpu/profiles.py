@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def tasks(place: Place) -> Iterator[Task]:
             yield Task({"what": what, "passes": passes}, lambda case=case, what=what: _profile(what, case, place))  # type: ignore[misc]
 
 
+@cache  # once in a process
 def roof(device: str) -> dict[str, float]:
     """Measure what the device can do at best: TFLOP/s of a large product, GB/s read and written by a copy."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -45,10 +47,8 @@ def roof(device: str) -> dict[str, float]:
     source = torch.randn(count, device=device, dtype=dtype)
     target = torch.empty_like(source)
     copied = timed(lambda: target.copy_(source), device)["ms"]
-    return {
-        "tflops": round(2 * side**3 / product / 1e9, 2),
-        "gb_per_second": round(2e-6 * count * dtype.itemsize / copied, 1),
-    }
+    tflops, gigabytes = 2 * side**3 / product / 1e9, 2e-6 * count * dtype.itemsize / copied
+    return {"tflops": float(f"{tflops:.4g}"), "gb_per_second": float(f"{gigabytes:.4g}")}
 
 
 def _profile(what: str, case: BenchCase, place: Place) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _profiles(journal: Journal) -> Iterable[str]:
 def _training(journal: Journal) -> Iterable[str]:
     for row in journal.results(section="training", what="demonstration"):
         done = (
-            f"{row['seconds']} s at {row['side']} pixels; {row.get('auroc', '')}"
+            f"{row['seconds']} s at {row['side']} pixels; AUROC {row['auroc']}"
             if row["status"] == "ok"
             else row.get("reason", "")
         )

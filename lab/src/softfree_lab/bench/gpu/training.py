@@ -39,5 +39,12 @@ def _train(place: Place) -> dict[str, Any]:
         started = time.monotonic()
         train(chosen if place.device == "cuda" else replace(chosen, epochs=1), notice=NOTICE)
         seconds = time.monotonic() - started
-        metrics = json.loads((options.out / "run" / "metrics.json").read_text(encoding="utf-8"))
-    return {"side": side, "seconds": round(seconds, 2), "auroc": metrics.get("auroc")}
+        written = json.loads((options.out / "run" / "metrics.json").read_text(encoding="utf-8"))
+    area, cost = written["metrics"]["auroc"]["value"], written["cost"]
+    return {
+        "side": side,
+        "seconds": round(seconds, 2),
+        "training_seconds": cost["seconds"],
+        "peak_mib": round(cost["peak_bytes"] / 2**20),
+        "auroc": round(area, 4),
+    }
