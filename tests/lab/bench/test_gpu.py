@@ -96,9 +96,11 @@ tests/a/test_b.py::test_d[x FAILED-y] FAILED [ 66%]
 [gw0] [ 99%] FAILED tests/a/test_b.py::test_f[0.5]
 tests/a/test_b.py::test_g
 FAILED tests/a/test_b.py::test_d - assert 1 == 2
+ERROR tests/a/test_needs.py - ModuleNotFoundError: No module named 'pydicom'
 """
     found = correct.counts(text)
     assert (found["passed"], found["failed"]) == (2, 2)
+    assert found["not_collected"] == ["tests/a/test_needs.py"]
     assert found["failures"][1] == "tests/a/test_b.py::test_f[0.5]"
 
 

@@ -107,7 +107,17 @@ def _tests(folder: str, place: Place) -> dict[str, Any]:
     if not (ROOT / folder).exists():
         return {"status": "skipped", "reason": f"no {folder}: run from a copy of the whole project"}
     workers = ["-n", str(min(8, os.cpu_count() or 1))] if _is_installed("xdist") and place.device == "cuda" else []
-    command = [sys.executable, "-m", "pytest", folder, "-v", "--tb=short", "-p", "no:cacheprovider", *workers]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        folder,
+        "-vv",  # against -q of the project's own options
+        "--tb=short",
+        "--continue-on-collection-errors",
+        "-pno:cacheprovider",
+        *workers,
+    ]
     log = place.out / "tests.txt"
     share = 1.0 if folder == TESTS[place.device][-1] else 0.6  # of the time, so that the next folder has some
     try:
@@ -132,7 +142,12 @@ def counts(text: str) -> dict[str, Any]:
     found = [(match[1], line) for line in lines if (match := RESULT.search(line))]
     numbers = Counter(result.lower() for result, _ in found)
     failed = [re.search(r"\S+::\S.*", line) for result, line in found if result in ("FAILED", "ERROR")]
-    return {**numbers, "failures": [match[0].split(" FAILED")[0].split(" ERROR")[0] for match in failed if match][:40]}
+    uncollected = re.findall(r"^ERROR (tests/[^\s:]+\.py)(?: - .*)?$", text, re.MULTILINE)
+    return {
+        **numbers,
+        "not_collected": sorted(set(uncollected)),
+        "failures": [match[0].split(" FAILED")[0].split(" ERROR")[0] for match in failed if match][:40],
+    }
 
 
 def _is_installed(module: str) -> bool:

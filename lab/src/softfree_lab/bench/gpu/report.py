@@ -72,6 +72,7 @@ def _correct(journal: Journal) -> Iterable[str]:
         numbers = ", ".join(f"{row[name]} {name}" for name in ("passed", "failed", "error", "skipped") if row.get(name))
         yield f"{row['folder']}: {row['status']}; {numbers or row.get('reason', 'none ran')}\n"
         yield "".join(f"- failed: `{name}`\n" for name in row.get("failures", ()))
+        yield "".join(f"- could not be imported here: `{name}`\n" for name in row.get("not_collected", ()))
     for row in journal.results(section="correct", what="kernels"):
         yield "Kernels that take most of the time, forward and backward:\n"
         yield "".join(
