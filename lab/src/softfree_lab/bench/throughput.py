@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,8 @@ def throughput_rows(journal: Journal) -> pd.DataFrame:
     """Return one row for each case: the median of its visits in ms, the fastest and slowest, images per second."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in journal.results(what="throughput"):
-        key = {name: row[name] for name in ("method", "size", "batch", "precision", "device")}
-        groups.setdefault(json.dumps(key), []).append(row)
+        entry = {name: row[name] for name in ("method", "size", "batch", "precision", "device")}
+        groups.setdefault(json.dumps(entry), []).append(row)
     rows = []
     for key, visits in groups.items():
         bad = [visit for visit in visits if visit["status"] != "ok"]
@@ -189,18 +189,18 @@ def throughput_rows(journal: Journal) -> pd.DataFrame:
 
 def throughput_table(rows: pd.DataFrame) -> str:
     """Lay out images per second, one row for each model, one column for each side, batch and type."""
-    known = published().drop_duplicates("model").set_index("model")
+    known = published().drop_duplicates("model").set_index("model")["top1"].to_dict()
     columns = list(dict.fromkeys(zip(rows["size"], rows["batch"], rows["precision"], strict=True)))
     heads = [f"{size} px, batch {batch}, {precision}" for size, batch, precision in columns]
     lines = []
     for method, group in rows.groupby("method", sort=False):
         cells = {(r["size"], r["batch"], r["precision"]): _cell(r) for r in group.to_dict("records")}
-        top1 = f"{known.loc[method, 'top1']:.2f}".rstrip("0").rstrip(".") if method in known.index else ""
+        top1 = f"{known[str(method)]:.2f}".rstrip("0").rstrip(".") if method in known else ""
         lines.append((method, top1, *(cells.get(column, "") for column in columns)))
     return markdown_table(("model", "published Top-1, %", *heads), lines)
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: Mapping[Any, Any]) -> str:
     if row["status"] != "ok":
         return str(row["status"])
     value = row["images_per_second"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _accuracy(panel: Axes, rows: pd.DataFrame, published: pd.DataFrame) -> None:
     panel.set(xlabel="images per second, measured", ylabel="Top-1 on ImageNet-1k, %, published")
 
 
-def _band(panel: Axes, row: dict[str, Any]) -> None:
+def _band(panel: Axes, row: Mapping[Any, Any]) -> None:
     name, _, rest = str(row["method"]).partition("_vit_")
     color = BAND_COLORS.get(name, "0.5")
     fast, slow = (1e3 * row["batch"] / row[key] for key in ("ms_low", "ms_high"))

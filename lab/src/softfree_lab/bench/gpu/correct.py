@@ -97,7 +97,8 @@ def _kernels(place: Place) -> dict[str, Any]:
             module = create_attention(name, 384, 6).to(place.device, DTYPES[precision])
             x = torch.randn(1, 1024, 384, device=place.device, dtype=DTYPES[precision], requires_grad=True)
             found[f"{name} {precision}"] = kernels_of(
-                lambda module=module, x=x: module(x).sum().backward(), place.device
+                lambda module=module, x=x: module(x).sum().backward(),  # type: ignore[misc]
+                place.device,
             )
     return {"kernels": found}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from softfree.core.options import Precision
 from softfree_lab.bench.cases import BenchCase, prepare
 from softfree_lab.bench.clock import timed
 from softfree_lab.bench.gpu.section import Place, Task
@@ -13,7 +14,7 @@ from softfree_lab.bench.throughput import BANDS, all_cases, named, published
 
 SIDES = {"cuda": [224, 1024, 512], "cpu": [64]}
 BATCHES = {"cuda": [256, 1], "cpu": [1]}
-PRECISIONS = {"cuda": ["bf16", "fp32"], "cpu": ["fp32"]}
+PRECISIONS: dict[str, list[Precision]] = {"cuda": ["bf16", "fp32"], "cpu": ["fp32"]}
 REHEARSED = ("pvt_v2_b0", "seqnorm_vit_nano_patch16")
 
 

@@ -30,9 +30,9 @@ def tasks(place: Place) -> Iterator[Task]:
     yield Task({"what": "roof"}, lambda: roof(place.device))
     device, precision = place.device, PRECISION[place.device]
     for passes in ("forward", "training"):
-        sublayer = BenchCase("attention", "seqnorm gram", TOKENS[device], precision, passes, device=device)  # type: ignore[arg-type]
-        block = BenchCase("attention", "seqnorm", TOKENS[device], precision, passes, depth=1, device=device)  # type: ignore[arg-type]
-        model = BenchCase("model", MODEL[device], SIDE[device], precision, passes, device=device)  # type: ignore[arg-type]
+        sublayer = BenchCase("attention", "seqnorm gram", TOKENS[device], precision, passes, device=device)
+        block = BenchCase("attention", "seqnorm", TOKENS[device], precision, passes, depth=1, device=device)
+        model = BenchCase("model", MODEL[device], SIDE[device], precision, passes, device=device)
         for what, case in (("sublayer", sublayer), ("block", block), ("model", model)):
             yield Task({"what": what, "passes": passes}, lambda case=case, what=what: _profile(what, case, place))  # type: ignore[misc]
 
