@@ -21,6 +21,27 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 
 
+# Tests that run on any device; the others never ask for one.
+ON_DEVICES = ("tests/attention/", "tests/models/", "tests/streaming/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", help=f"where the tests of {', '.join(ON_DEVICES)} run: cpu or cuda; no others then"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tensors and modules be created on the device that was asked for."""
+    config.addinivalue_line("markers", "cpu(reason): runs on the processor alone")
+    if config.getoption("--device") != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts; for deterministic products
+        import torch
+
+        torch.set_default_device(config.getoption("--device"))
+        torch.backends.cudnn.allow_tf32 = False  # the default for convolutions, with 10 bits of precision
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector leave alone what has been imported, which stays anyway."""
     gc.collect()
@@ -45,7 +66,11 @@ FIRST = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the processes of pytest-xdist begin with what takes longest."""
+    """Leave out what needs the processor if another device was asked for; begin with what takes longest."""
+    if config.getoption("--device") != "cpu":
+        kept = [item for item in items if item.nodeid.startswith(ON_DEVICES) and not item.get_closest_marker("cpu")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 

@@ -128,7 +128,7 @@ def test_half_precision(form: str, dtype: torch.dtype, tolerance: float) -> None
     for autocast in (False, True):
         module.to(torch.float32 if autocast else dtype).zero_grad()
         leaf = (x.float() if autocast else x).clone().requires_grad_()
-        with torch.autocast("cpu", dtype, enabled=autocast):
+        with torch.autocast(torch.get_default_device().type, dtype, enabled=autocast):
             got = module(leaf)
         assert got.dtype == dtype
         error = (got.double() - want).abs().max() / want.abs().max()

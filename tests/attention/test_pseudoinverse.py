@@ -79,7 +79,7 @@ def test_iteration_is_the_filter_of_the_eigenvalues() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_nearly_singular_kernels_of_any_type(dtype: torch.dtype) -> None:
     a = kernel(49, 8, spread=0.1).to(dtype).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         inverse = pseudoinverse(a)
     assert inverse.value.dtype == dtype
     assert inverse.residual.dtype == torch.float32

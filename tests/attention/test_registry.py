@@ -96,6 +96,7 @@ def test_its_number_of_tokens_stays_free() -> None:
     torch.testing.assert_close(program.module()(x), module(x))
 
 
+@pytest.mark.cpu("compares with onnxruntime")
 @pytest.mark.slow
 def test_it_is_exported_for_any_size() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

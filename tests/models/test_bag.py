@@ -244,6 +244,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.cpu("runs in a process of its own")
 @pytest.mark.slow
 @pytest.mark.parametrize(("program", "limit"), [(TRAINING, 2 * GIB), (PREDICTION, 8 * GIB)], ids=["train", "predict"])
 def test_memory_of_a_process(program: str, limit: int) -> None:

@@ -21,7 +21,7 @@ def test_logits_are_float32_under_autocast(name: str, shape: tuple[int, ...], op
     torch.manual_seed(0)
     model = create_model(name, num_classes=3, **options).eval()
     x = torch.randn(shape)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), torch.autocast(torch.get_default_device().type, torch.bfloat16):
         tokens = model.forward_features(x)
         features = model.forward_head(tokens, pre_logits=True)
         logits = model.forward_head(tokens)

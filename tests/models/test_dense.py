@@ -22,6 +22,7 @@ from softfree.models import SoftPyramid
 from softfree.models.dense import FeaturePyramid, feature_net, mask_rcnn, retinanet, semantic_fpn, upernet
 from softfree_runtime.core.errors import UserError
 
+pytestmark = pytest.mark.cpu("data sets and training of other libraries")
 SIZE = {"min_size": 96, "max_size": 128}
 BOXES = [[(8, 12, 40, 30)], [(50, 20, 48, 56), (4, 60, 30, 24)], [(20, 30, 64, 40)]]  # x, y, width, height
 

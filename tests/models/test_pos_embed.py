@@ -134,7 +134,7 @@ def test_resizing_in_a_graph_in_half_precision(dtype: torch.dtype) -> None:
     """The weights are float32 all the same, under autocast too."""
     codes = torch.randn(1, 14 * 14, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     want = resize_positions(codes, (14, 14), (9, 23), 0)
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(torch.get_default_device().type, dtype):
         got = resize_in_graph(codes, (14, 14), (9, 23), 0)
     # Sums in float32 of terms of about one, which may cancel.
     torch.testing.assert_close(got, want, rtol=torch.finfo(dtype).eps, atol=1e-5)

@@ -22,7 +22,6 @@ from softfree.models.encoder import Block
 from softfree.models.pyramid_parts import PostNormBlock
 from softfree.models.registry import PYRAMIDS
 from softfree.planning.work import Work
-from softfree.training.loop import train
 from softfree_runtime.core.errors import UserError
 
 SMALL = {
@@ -325,8 +324,11 @@ def test_planning_has_no_formula() -> None:
         Work(model="soft_tiny")
 
 
+@pytest.mark.cpu("trains with --accelerator cpu")
 @pytest.mark.usefixtures("without_figures")
 def test_training_gives_a_run(tmp_path: Path, make_small_table: Callable[[Path], Path]) -> None:
+    from softfree.training.loop import train
+
     shape = {name: value for name, value in SMALL.items() if name not in ("num_classes", "img_size")}
     run = train(
         TrainOptions(

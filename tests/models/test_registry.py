@@ -117,6 +117,7 @@ def test_training_options_that_a_bag_lacks() -> None:
     assert arguments["stem"] == "pool", "the input is unchanged"
 
 
+@pytest.mark.cpu("runs in a process of its own")
 def test_a_plugin_may_import_the_models_that_import_it() -> None:
     code = "import softfree.models as m; from softfree.models.registry import MODELS; print('timm_resnet18' in MODELS)"
     environment = os.environ | {"SOFTFREE_PLUGINS": "softfree_lab.studies.peers"}

@@ -15,7 +15,8 @@ from softfree.models import VisionTransformer
 @pytest.fixture(autouse=True)
 def _poisoned_memory() -> Iterator[None]:
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)  # torch.empty and its kin are then filled with NaN
+    # torch.empty and its kin are then filled with NaN; some operators of GPUs have no deterministic form
+    torch.use_deterministic_algorithms(True, warn_only=torch.get_default_device().type != "cpu")
     yield
     torch.use_deterministic_algorithms(False)
 

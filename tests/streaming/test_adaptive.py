@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from softfree.cli.main import main
 from softfree.core.options import StreamOptions
 from softfree.inference.run import Run
 from softfree.models import create_model
@@ -63,7 +62,10 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         AdaptiveForward(model, StreamOptions(stream="always"))
 
 
+@pytest.mark.cpu("trains with --accelerator cpu")
 def test_a_streamed_training_is_the_training(small_table: Path, tmp_path: Path) -> None:
+    from softfree.cli.main import main
+
     common = [
         "train", str(small_table), "--size", "32", "--epochs", "1", "--batch-size", "4", "--accelerator", "cpu",
         "--model", "seqnorm_vit_nano_patch8", "--model-options", "{depth: 2, embed_dim: 32, num_heads: 2}",

@@ -76,7 +76,7 @@ def test_heads(pool: str, gradients_of: GradientsOf) -> None:
 
 def test_memory_mapped(tmp_path: Path) -> None:
     model, bag = make(pos="none"), make_bag(40, 5)
-    np.save(tmp_path / "bag.npy", bag.numpy())
+    np.save(tmp_path / "bag.npy", bag.numpy(force=True))
     mapped = np.load(tmp_path / "bag.npy", mmap_mode="r")
     got = stream_forward(model, mapped, Streaming(tmp_path / "tokens", chunk=8))
     torch.testing.assert_close(got, model(bag[None]), rtol=1e-5, atol=1e-5)

@@ -31,9 +31,12 @@ CHECKS = [
     "parts_that_do_not_fit",
 ]
 
-pytestmark = pytest.mark.skipif(
-    not (hasattr(os, "fork") and dist.is_available() and dist.is_gloo_available()), reason="needs fork and gloo"
-)
+pytestmark = [
+    pytest.mark.cpu("runs in processes of its own"),
+    pytest.mark.skipif(
+        not (hasattr(os, "fork") and dist.is_available() and dist.is_gloo_available()), reason="needs fork and gloo"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_autocast_is_as_exact_as_in_memory(
         model.float()
 
         def run(way: Streaming | None, model: VisionTransformer = model, x: Tensor = x) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(torch.get_default_device().type, torch.bfloat16):
                 return model(x) if way is None else streamed(model, x, way)
 
         for way in ways:
@@ -163,7 +163,7 @@ def test_autocast_is_as_exact_as_in_memory(
 def test_autocast_leaves_no_cast_weights_behind(make_model: Make, gradients_of: GradientsOf) -> None:
     """Casts made without a graph must not serve the model afterwards."""
     model, x = make_model(), torch.randn(1, 3, 24, 24)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         stream_forward(model, x)
         after = model(x)
     assert gradients_of(model, after)["blocks.0.mlp.fc1.weight"].count_nonzero() > 0

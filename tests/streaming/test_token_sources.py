@@ -80,14 +80,14 @@ def test_memory_mapped_bytes(make_model: Make, tmp_path: Path) -> None:
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     rows = ArrayRows(mapped, channels_last=True, prepare=lambda part: part.float() / 255)
     assert rows.shape == (3, 50, 33)
-    want = model(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+    want = model(torch.as_tensor(pixels).permute(2, 0, 1)[None].float() / 255)
     torch.testing.assert_close(stream_forward(model, rows, Streaming(chunk=20)), want, rtol=1e-5, atol=1e-5)
 
 
 def test_plain_arrays_and_tensors_of_any_type(make_model: Make) -> None:
     model, x = make_model(), torch.randn(3, 24, 24)
     want = model(x[None])
-    for image in (x, x[None], x.numpy(), x.double().numpy()):
+    for image in (x, x[None], x.numpy(force=True), x.double().numpy(force=True)):
         torch.testing.assert_close(stream_forward(model, image), want, rtol=1e-5, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_slide_by_bands(make_model: Make, shared_data: Path) -> None:
         mpp = 1000 * max(slide.size_mm) / 96
         rows = SlideRows(slide, mpp, lambda part: part.float() / 255)
         model = make_model(patch_size=8)
-        pixels = torch.from_numpy(slide.read(0, 0, rows.shape[2], rows.shape[1], mpp)).permute(2, 0, 1)[None]
+        pixels = torch.as_tensor(slide.read(0, 0, rows.shape[2], rows.shape[1], mpp)).permute(2, 0, 1)[None]
         want = model(pixels.float() / 255)
         torch.testing.assert_close(stream_forward(model, rows, Streaming(chunk=24)), want, rtol=1e-3, atol=1e-3)
 

@@ -57,7 +57,7 @@ def test_as_in_memory(options: dict[str, Any], shape: tuple[int, ...], gradients
 
 def test_arrays() -> None:
     model, x = make(), torch.randn(1, 12, 16, 16, dtype=torch.float64)
-    torch.testing.assert_close(stream_forward(model, x.numpy()), model(x[None]))
+    torch.testing.assert_close(stream_forward(model, x.numpy(force=True)), model(x[None]))
 
 
 def test_what_is_refused() -> None:

@@ -114,6 +114,16 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "bench model": _command(
             "measure time and memory of models by image side", "bench.speed.bench_model", bench.ModelBenchOptions
         ),
+        "bench throughput": _command(
+            "measure the throughput of models beside their published accuracy",
+            "bench.throughput.bench_throughput",
+            bench.ThroughputBenchOptions,
+        ),
+        "bench gpu": _command(
+            "measure correctness, sublayers, models and training on a GPU in ten minutes",
+            "bench.gpu.run.bench_gpu",
+            bench.GpuBenchOptions,
+        ),
         "bench stream": _command(
             "measure time and memory of streamed images", "bench.stream.bench_stream", bench.StreamBenchOptions
         ),

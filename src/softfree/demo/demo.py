@@ -39,7 +39,7 @@ def demo(options: DemoOptions) -> None:
     runs = {}
     for side, name in ((FULL, "full"), (REDUCED, "reduced")):
         console.print(f"Training a SeqNorm transformer on images of {side} x {side} pixels")
-        runs[side] = train(_recipe(table, options, side, options.out / name), notice=NOTICE).run
+        runs[side] = train(recipe(table, options, side, options.out / name), notice=NOTICE).run
     reduced = _auroc(runs[REDUCED])
     run = runs[FULL]
     maps = _draw_maps(run, options.out / "maps")
@@ -55,7 +55,8 @@ def demo(options: DemoOptions) -> None:
     _say(result.report, options.out / "maps", result.metrics["auroc"], reduced, time.monotonic() - started)
 
 
-def _recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOptions:
+def recipe(table: Path, options: DemoOptions, side: int, out: Path) -> TrainOptions:
+    """Return the options of a training on the phantoms at a side in pixels."""
     return TrainOptions(
         table=table,
         out=out,

@@ -213,7 +213,7 @@ def test_gram_keeps_nothing_of_the_size_of_its_input_but_that(batch: int, tokens
 
 def test_gram_under_autocast_keeps_one_narrow_copy() -> None:
     x = torch.randn(2, 509, 24, requires_grad=True).mul(1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         kept = kept_storages(make("gram", dtype=torch.float32), x)
     assert list(kept.values()) == [2 * x.numel()]
 
@@ -234,7 +234,7 @@ def test_autocast(order: str) -> None:
     """Products in bfloat16, gradients in the type of the parameters."""
     module, x = make(order, dtype=torch.float32), torch.randn(2, 300, 24, requires_grad=True)
     want = module.double()(x.double())
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         y = module.float()(x)
     y.float().square().mean().backward()
     assert y.dtype == torch.bfloat16
@@ -298,7 +298,7 @@ def test_compiled_under_autocast(order: str) -> None:
     torch._dynamo.reset()
     module, x = make(order, dtype=torch.float32), torch.randn(1, 60, 24)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, torch.bfloat16):
         got, want = compiled(x), module(x)
     assert got.dtype == torch.bfloat16
     assert (got - want).abs().max() / want.abs().max() < 1.2e-2

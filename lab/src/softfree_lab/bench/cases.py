@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softfree.attention import SeqNormAttention, create_attention
 from softfree.attention.soft import SoftAttention
-from softfree.core.precision import DTYPES
+from softfree.core.precision import DTYPES, products_in
 from softfree.models import Block, Encoder, create_model
 from softfree.models.registry import IMAGE_MODELS
 
@@ -42,6 +42,7 @@ class BenchCase:
         heads: Number of heads H of an attention.
         depth: Blocks of an encoder with this attention; 0 for the sublayer alone.
         compiled: Use ``torch.compile``.
+        autocast: Keep weights and input in float32 and calculate products in ``precision``, as training does.
         device: "cpu" or "cuda".
         options: Keyword arguments of a model.
     """
@@ -56,13 +57,14 @@ class BenchCase:
     heads: int = 6
     depth: int = 0
     compiled: bool = False
+    autocast: bool = False
     device: str = "cpu"
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
     def type(self) -> torch.dtype:
         """Type of weights and input."""
-        return DTYPES[self.precision]
+        return torch.float32 if self.autocast else DTYPES[self.precision]
 
 
 def prepare(case: BenchCase) -> Callable[[], Any]:
@@ -101,7 +103,14 @@ def numerical_error(case: BenchCase) -> float:
 
 def _run(case: BenchCase, module: nn.Module, size: int) -> Callable[[Tensor], Tensor]:
     """Return the callable for the input; tokens form a square grid if their number is a square."""
-    run: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
+    bare: Callable[..., Tensor] = torch.compile(module) if case.compiled else module
+
+    def run(*arguments: Any, **keywords: Any) -> Tensor:
+        if not case.autocast:
+            return bare(*arguments, **keywords)
+        with products_in(case.precision, case.device):
+            return bare(*arguments, **keywords)
+
     side = math.isqrt(size)
     if case.kind == "model" or side * side != size:
         return run
@@ -123,10 +132,12 @@ def _module(case: BenchCase) -> nn.Module:
         return model
     import timm
 
+    layout = torch.channels_last if model_options.get("channels_last") else torch.contiguous_format
     try:
-        return timm.create_model(name, img_size=case.size, num_classes=2)
+        model = timm.create_model(name, img_size=case.size, num_classes=2)
     except TypeError:  # convolutional networks take any size
-        return timm.create_model(name, num_classes=2)
+        model = timm.create_model(name, num_classes=2)
+    return model.to(memory_format=layout)
 
 
 class _OnGrid(nn.Module):

@@ -346,3 +346,55 @@ class ServeBenchOptions:
     soak: float = 600.0
     workers: int | None = None
     out: Path | None = None
+
+
+GpuSection = Literal["correct", "sublayer", "models", "profiles", "training", "figure3"]
+
+
+@dataclass(kw_only=True)
+class GpuBenchOptions:
+    """GPU benchmark.
+
+    Attributes:
+        out: Folder of at most 8 files; a second start with the same folder goes on where the first has ended.
+        device: 'cuda', or 'cpu' for a rehearsal of the same code on small sizes.
+        budget: Time for all sections in seconds.
+        sections: What is measured, in this order; the time is shared among the sections.
+    """
+
+    out: Path = Path("softfree-gpu")
+    device: Literal["cuda", "cpu"] = "cuda"
+    budget: float = 540.0
+    sections: list[GpuSection] = field(
+        default_factory=lambda: ["correct", "sublayer", "models", "profiles", "training", "figure3"]
+    )
+
+
+@dataclass(kw_only=True)
+class ThroughputBenchOptions:
+    """Throughput beside published accuracy.
+
+    Attributes:
+        models: Names of models; default: all with a published Top-1, and SeqNorm's and SimA's vision transformers.
+        sides: Sides of the image in pixels; the first is that of the published Top-1.
+        batches: Images of a batch at the first side; at others as many as have about the same number of pixels.
+        precisions: Types of weights and input: 'fp32', 'bf16' or 'fp16'.
+        rounds: Visits to each case; between two visits all others have their turn.
+        seconds: Time for each visit after a first run; a run that takes longer is one visit.
+        limit: Skip a case whose single run would take longer, in seconds.
+        device: 'cpu' or 'cuda'.
+        threads: Threads of PyTorch; default: PyTorch's own.
+        out: Folder for results as they come (JSON lines), rows (CSV), machine and options (JSON), table (Markdown) and
+            figure; a second start with the same folder goes on where the first has ended.
+    """
+
+    models: list[str] = field(default_factory=list)
+    sides: list[int] = field(default_factory=lambda: [224, 512, 1024])
+    batches: list[int] = field(default_factory=lambda: [1, 16])
+    precisions: list[Precision] = field(default_factory=lambda: ["fp32", "bf16"])
+    rounds: int = 3
+    seconds: float = 0.5
+    limit: float = 30.0
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = None
+    out: Path = Path("softfree-throughput")
