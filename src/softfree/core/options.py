@@ -187,7 +187,7 @@ class StreamOptions:
 
 @dataclass(kw_only=True)
 class BulkOptions:
-    """Many inputs, in blocks, in a folder in which the same command goes on.
+    """Bulk work in a folder, continued by the same command.
 
     Attributes:
         workers: Number of processes; default: one for each processor, or one with a GPU; 0: all in this process, which

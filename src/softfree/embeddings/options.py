@@ -18,7 +18,7 @@ class SimilarOptions:
             at the first use.
         count: Number of nearest cases.
         search: 'exact' compares with all, 'approximate' follows a graph (HNSW), which finds nearly all of the nearest
-            in milliseconds; default: exact below 100,000 images.
+            in milliseconds; 'auto' is exact below 100,000 images.
         build: Build the index anew; without IMAGES, do no more.
         columns: Further columns of the inputs' table to show, such as '[age, patient]'; patients are numbers, and left
             out without this.

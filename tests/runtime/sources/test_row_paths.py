@@ -10,7 +10,7 @@ import pytest
 
 from softfree.data import inputs
 from softfree.data.table import read_table
-from softfree.features.extract import _read_slides
+from softfree.features.extract import read_slides
 from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.samples import find_samples
 from softfree_runtime.core.errors import UserError
@@ -20,7 +20,7 @@ from softfree_runtime.sources.row_paths import base_folder, resolve_path
 READERS: dict[str, Callable[[Path], object]] = {
     "check, train, evaluate": read_table,
     "predict, explain, export": lambda path: inputs.find_inputs([path], None),
-    "features": lambda path: _read_slides(path, None),
+    "features": lambda path: read_slides(path, None),
     "pretrain": lambda path: find_samples(PretrainOptions(table=path)),
     "runtime": lambda path: find_inputs([path], None, "image", partial(table_rows, kind="image")),
 }
