@@ -89,6 +89,17 @@ def _run(work: _Work, cluster: Any) -> None:
     RayEngine(work.archive.root, work.task, None, work.add, cluster.address).run(work.blocks, lambda: True)
 
 
+def _add_node(cluster: Any, processors: int, number: int) -> Any:
+    """Start a node that runs on its own processors only: Ray counts them, but keeps no process to them."""
+    mine = sorted(os.sched_getaffinity(0))
+    first = number * processors % len(mine)
+    os.sched_setaffinity(0, mine[first : first + processors])  # inherited by the raylet and what it starts
+    try:
+        return cluster.add_node(num_cpus=processors)
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 @contextmanager
 def _cluster(nodes: int, processors: int) -> Iterator[tuple[Any, list[Any]]]:
     """Start a head without processors and nodes, each in a raylet of its own; yield the cluster and the nodes."""
@@ -98,7 +109,7 @@ def _cluster(nodes: int, processors: int) -> Iterator[tuple[Any, list[Any]]]:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        added = [cluster.add_node(num_cpus=processors) for _ in range(nodes)]
+        added = [_add_node(cluster, processors, number) for number in range(nodes)]
         cluster.wait_for_nodes()
         yield cluster, added
     finally:
