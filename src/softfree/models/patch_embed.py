@@ -180,7 +180,8 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
         raise UserError(f"Got images of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
-    bottom, right = -x.shape[2] % patch_size, -x.shape[3] % patch_size
+    # Not -side % patch_size: PyTorch 2.15 cannot compile the modulo of a size that is not known.
+    bottom, right = (-(-side // patch_size) * patch_size - side for side in x.shape[2:])
     # A compiled graph always pads; otherwise it would be specialized to sizes that are multiples.
     if torch.compiler.is_compiling() or bottom or right:
         x = F.pad(x, (0, right, 0, bottom))
