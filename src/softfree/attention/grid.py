@@ -16,6 +16,15 @@ from softfree.attention.base import Grid, wide_type
 from softfree_runtime.core.errors import UserError
 
 
+def ceil_div(number: int, divisor: int) -> int:
+    """Return ``number / divisor``, rounded up, for sizes that may be symbolic.
+
+    Neither ``-(-number // divisor)`` nor ``-number % divisor``: the exporter to ONNX rounds the quotients of negative
+    sizes toward zero, and PyTorch 2.15 does not compile the modulo of a size that is not known.
+    """
+    return (number + divisor - 1) // divisor
+
+
 def landmark_sides(grid: Grid, number: int) -> Grid:
     """Divide a grid into at most about ``number`` windows, with sides in proportion to the grid's.
 
@@ -27,7 +36,7 @@ def landmark_sides(grid: Grid, number: int) -> Grid:
 
 def stride_sides(grid: Grid, stride: int) -> Grid:
     """Count the windows of side ``stride``; the last of an axis may be smaller."""
-    return tuple(-(-side // stride) for side in grid)
+    return tuple(ceil_div(side, stride) for side in grid)
 
 
 def window_means(
@@ -79,7 +88,7 @@ def _ranked_means(t: Tensor, mask: Tensor, number: int, stride: int | None) -> t
         windows = min(number, t.shape[2])
         window = rank * total.clamp(max=windows) // total
     else:
-        windows = -(-t.shape[2] // stride)
+        windows = ceil_div(t.shape[2], stride)
         window = rank // stride
     inside = (window.mT == torch.arange(windows, device=t.device).view(-1, 1)) & mask.mT  # (B, 1, m, N)
     count = inside.sum(3, keepdim=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from softfree.attention import ATTENTIONS
 from softfree.attention.base import option_names, widen
+from softfree.attention.grid import ceil_div
 from softfree.models.encoder import Encoder
 from softfree.models.pooling import POOLINGS, create_pooling
 from softfree_runtime.core.errors import UserError, unknown_name
@@ -188,7 +189,7 @@ def init_linear(module: nn.Module) -> None:
 
 def check_grid_mask(x: Tensor, mask: Tensor, patch: Sequence[int], kind: str) -> None:
     """Check that a mask is boolean (B, N) for the patches of ``x`` (B, channels, sides...); ``kind`` names ``x``."""
-    grid = [-(-side // step) for side, step in zip(x.shape[-len(patch) :], patch, strict=True)]
+    grid = [ceil_div(side, step) for side, step in zip(x.shape[-len(patch) :], patch, strict=True)]
     if mask.dtype != torch.bool or mask.shape != (x.shape[0], math.prod(grid)):
         raise UserError(
             f"Got a mask {tuple(mask.shape)} of {mask.dtype} for {kind} {tuple(x.shape)}: expected booleans "

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention.base import transformed
+from softfree.attention.grid import ceil_div
 from softfree_runtime.core.errors import UserError
 
 Grid = tuple[int, int]
@@ -180,8 +181,7 @@ def fit_image(x: Tensor, in_chans: int, patch_size: int) -> Tensor:
         raise UserError(f"Got images of shape {tuple(x.shape)}: expected (batch, channels, height, width).")
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1)
-    # Not -side % patch_size: PyTorch 2.15 cannot compile the modulo of a size that is not known.
-    bottom, right = (-(-side // patch_size) * patch_size - side for side in x.shape[2:])
+    bottom, right = (ceil_div(side, patch_size) * patch_size - side for side in x.shape[2:])
     # A compiled graph always pads; otherwise it would be specialized to sizes that are multiples.
     if torch.compiler.is_compiling() or bottom or right:
         x = F.pad(x, (0, right, 0, bottom))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softfree.attention.grid import ceil_div
 from softfree.models.patch_embed import run_layers
 from softfree_runtime.core.errors import UserError
 
@@ -162,7 +163,7 @@ def fit_volume(x: Tensor, in_chans: int, patch_size: Grid3d) -> Tensor:
         raise UserError(f"Got volumes of shape {tuple(x.shape)}: expected (batch, channels, depth, height, width).")
     if x.shape[1] != in_chans:
         x = x.mean(dim=1, keepdim=True).expand(-1, in_chans, -1, -1, -1)
-    padding = [-(-side // patch) * patch - side for side, patch in zip(x.shape[2:], patch_size, strict=True)]
+    padding = [ceil_div(side, patch) * patch - side for side, patch in zip(x.shape[2:], patch_size, strict=True)]
     # A compiled graph always pads; otherwise it would be specialized to sizes that are multiples.
     if torch.compiler.is_compiling() or any(padding):
         x = F.pad(x, (0, padding[2], 0, padding[1], 0, padding[0]))

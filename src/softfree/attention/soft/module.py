@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from softfree.attention.base import Attention, Grid, plain_only, transformed, widen
 from softfree.attention.cost import AttentionCost, Shape
-from softfree.attention.grid import HeadConv, window_means
+from softfree.attention.grid import HeadConv, ceil_div, window_means
 from softfree.attention.registry import register_attention
 from softfree.attention.soft.cost import soft_cost
 from softfree.attention.soft.pseudoinverse import Inverse, pseudoinverse, without_data
@@ -224,7 +224,8 @@ class ConvSampling(nn.Module):
             q = q.masked_fill(~mask, 0)
             _, real = window_means(mask.to(q.dtype), grid, mask, stride=self.stride)
         maps = q[:, :, -rows * columns :].mT.reshape(batch * heads, width, rows, columns)
-        maps = F.pad(maps, (0, -columns % self.stride, 0, -rows % self.stride))
+        below, right = (ceil_div(side, self.stride) * self.stride - side for side in (rows, columns))
+        maps = F.pad(maps, (0, right, 0, below))
         sampled = F.conv2d(maps, self.conv.weight.to(q.dtype), stride=self.stride)
         landmarks = sampled.flatten(2).mT.reshape(batch, heads, -1, width)
         weight, bias = (p.to(q.dtype) for p in (self.norm.weight, self.norm.bias))
