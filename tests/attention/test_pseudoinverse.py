@@ -132,3 +132,15 @@ def test_compiled_as_one_graph() -> None:
     a = symmetric([1.0, 2, 3], batch=2)
     compiled = torch.compile(lambda t: pseudoinverse(t).value, fullgraph=True, backend="aot_eager")
     assert_same(compiled(a), pseudoinverse(a).value, 1e-5)
+
+
+def test_gradient_of_a_graph_is_that_of_the_inverse() -> None:
+    """And not that of the iterations, which differs as long as they have not converged."""
+    a = kernel(6, 4).float() + 100 * torch.eye(6)
+    compiled = torch.compile(lambda t: pseudoinverse(t, iterations=5).value, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for run in (compiled, lambda t: pseudoinverse(t, iterations=5).value):
+        leaf = a.clone().requires_grad_()
+        (run(leaf) * torch.arange(36.0).view(6, 6)).sum().backward()
+        gradients.append(leaf.grad)
+    assert_same(gradients[0], gradients[1], 1e-5)

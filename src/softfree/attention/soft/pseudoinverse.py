@@ -65,13 +65,24 @@ def pseudoinverse(a: Tensor, *, iterations: int = 20, ridge: float = 0.0) -> Inv
             wide = wide + ridge * torch.eye(a.shape[-1], dtype=wide.dtype, device=a.device)
         scaled, norm = to_unit_norm(wide)
         if without_data(a):
-            x = start(scaled)
-            for _ in range(iterations):
-                x = step(scaled, x)
+            x = _traced(scaled, iterations)
             error, replaced = residual(scaled, x), torch.zeros(a.shape[:-2], dtype=torch.bool, device=a.device)
         else:
             x, error, replaced = _Pseudoinverse.apply(scaled, iterations)
         return Inverse((x / norm).to(a.dtype), error, replaced)
+
+
+def _traced(a: Tensor, iterations: int) -> Tensor:
+    """Iterate in a graph; backward is that of the exact inverse, as in :class:`_Pseudoinverse`, and stores one X."""
+    fixed = a.detach()
+    x = start(fixed)
+    for _ in range(iterations):
+        x = step(fixed, x)
+    if not a.requires_grad:
+        return x
+    p, square = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - fixed @ x, x @ x
+    change = a - fixed  # zero, with a gradient
+    return x - x @ change @ x + square @ change.mT @ p + p.mT @ change.mT @ square
 
 
 def without_data(a: Tensor) -> bool:
