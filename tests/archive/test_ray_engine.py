@@ -43,7 +43,7 @@ class Numbers:
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(self.pause)
-        rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name))} for name in names]
+        rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name)), "pid": os.getpid()} for name in names]
         return pa.Table.from_pylist(rows)
 
 
@@ -90,6 +90,17 @@ def test_a_node_that_dies_and_a_poisoned_file(cluster, tmp_path: Path) -> None:
     assert Counter(row["status"] for row in rows) == {"ok": 39, "crashed": 1}
     assert rows[17]["status"] == "crashed"
     assert [row["value"] for row in rows if row["status"] == "ok"] == [float(len(n)) for n in names if n != "poison"]
+
+
+def test_all_processors_work_from_the_start(cluster, tmp_path: Path) -> None:
+    """Ray would begin with one actor, and few blocks end before it adds another."""
+    folder = ArchiveFolder(tmp_path / "archive")
+    write_inputs(folder.inputs, [(f"{number}", f"{number}", None) for number in range(12)])
+    seen: list[Finished] = []
+    engine_of(folder, cluster[0], 1.0, seen).run([Block(one, one + 1) for one in range(12)], lambda: True)
+    assert len(seen) == 12
+    rows = pa.concat_tables(list(folder.rows())).to_pylist()
+    assert len({row["pid"] for row in rows[:4]}) == 2
 
 
 def test_nodes_without_the_folder_and_no_cluster(cluster, tmp_path: Path, monkeypatch) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class ArchiveFolder:
         self.identity = root / "archive.json"
         self.inputs = root / "inputs.parquet"
         self.parts = root / "parts"
+        self.tries = root / ".tries"
         self.results = root / f"{results}.parquet"
         self.csv = root / f"{results}.csv"
         self.summary = root / "summary.json"
@@ -120,6 +122,17 @@ class ArchiveFolder:
         """Remove temporary files of processes that were killed; no process may be writing here."""
         for path in self.parts.glob(".*"):
             path.unlink(missing_ok=True)
+
+    def count_try(self, first: int) -> int:
+        """Note that any process tries the block that begins at an input; return how often that was so far."""
+        self.tries.mkdir(exist_ok=True)
+        with open(self.tries / f"{first:09}", "ab") as file:
+            file.write(b".")
+            return file.tell()
+
+    def forget_tries(self) -> None:
+        """Begin to count the tries anew."""
+        shutil.rmtree(self.tries, ignore_errors=True)
 
     def rows(self) -> Iterator[pa.Table]:
         """Yield the rows of all parts in order, each part with the columns of all."""

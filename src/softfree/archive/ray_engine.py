@@ -24,6 +24,7 @@ from softfree.archive.worker import Block, Finished, PartWriter, finish_block
 from softfree_runtime.core.errors import UserError
 
 PASSES = 3
+TRIES = 2  # of a block in a pass; Ray itself would try a poisoned file for ever
 
 
 class BlockActor:
@@ -38,18 +39,16 @@ class BlockActor:
         self.fetcher = Fetcher()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Handle a block and write its rows at once; return what to count."""
+        """Handle a block and write its rows at once; return what to count, nothing if it was begun too often."""
         block = Block(int(row["first"]), int(row["last"]), alone=True)
+        report = {"first": block.first, "last": block.last, "statuses": [], "counts": [], "seconds": []}
+        if self.writer.folder.count_try(block.first) > TRIES:
+            return report
         samples = self.inputs.read(block.first, block.last)
         finished = finish_block(block, samples, self.fetcher.begin(samples), self.handler, self.fetcher, self.writer)
         names = sorted(finished.statuses)
-        return {
-            "first": block.first,
-            "last": block.last,
-            "statuses": names,
-            "counts": [finished.statuses[name] for name in names],
-            "seconds": list(finished.seconds),
-        }
+        counts = [finished.statuses[name] for name in names]
+        return report | {"statuses": names, "counts": counts, "seconds": list(finished.seconds)}
 
 
 class RayEngine:
@@ -82,38 +81,41 @@ class RayEngine:
         """
         ray = _connect(self.address)
         self._check_nodes(ray)
-        left = list(blocks)
+        folder, left = ArchiveFolder(self.root), list(blocks)
         for number in range(PASSES):
             if number > 0:  # what died: input by input
                 left = [Block(one, one + 1) for block in left for one in range(block.first, block.last)]
+            folder.forget_tries()
             if not left or not self._run_once(ray, left, may_go_on):
                 return
-            done = ArchiveFolder(self.root).done(max(block.last for block in blocks))
+            done = folder.done(max(block.last for block in blocks))
             left = [block for block in left if not done[block.first : block.last].all()]
         for block in left:
             give_up(self.root, block.first, "in every try on the cluster", self.on_finished)
 
     def _run_once(self, ray: Any, blocks: Sequence[Block], may_go_on: Callable[[], bool]) -> bool:
-        """Try blocks once; return whether all were tried."""
+        """Try blocks once, or ``TRIES`` times if the process dies; return whether all were tried."""
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # what is missing is tried again
         gpus = int(ray.cluster_resources().get("GPU", 0))
         most = self.workers or max(1, gpus or int(ray.cluster_resources().get("CPU", 1)))
+        most = min(most, len(blocks))
         rows = [{"first": block.first, "last": block.last} for block in blocks]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             BlockActor,
             fn_constructor_args=(str(self.root), self.task, os.getcwd()),
-            concurrency=(1, min(most, len(rows))),
+            # From one on, Ray adds an actor only when it has queued enough blocks for those that it has.
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most),
             num_gpus=1 if gpus else None,
             num_cpus=None if gpus else 1,
-            ray_remote_args_fn=_retries,
         )
         for row in results.iter_rows():
-            block = Block(int(row["first"]), int(row["last"]))
-            statuses = Counter(dict(zip(row["statuses"], map(int, row["counts"]), strict=True)))
-            reading, model, writing = row["seconds"]
-            self.on_finished(Finished(block, [block], statuses, (reading, model, writing)))
+            if row["statuses"]:
+                block = Block(int(row["first"]), int(row["last"]))
+                statuses = Counter(dict(zip(row["statuses"], map(int, row["counts"]), strict=True)))
+                reading, model, writing = row["seconds"]
+                self.on_finished(Finished(block, [block], statuses, (reading, model, writing)))
             if not may_go_on():
                 return False
         return True
@@ -144,11 +146,6 @@ class RayEngine:
                 raise UserError(
                     f"the Ray node {address} does not see {self.root}; choose an --out on storage that all nodes share"
                 )
-
-
-def _retries() -> dict[str, Any]:
-    """Return how often Ray tries a block again by itself; without limits, a poisoned file would be tried for ever."""
-    return {"max_restarts": 2, "max_task_retries": 1}
 
 
 def _describe_node(root: str) -> tuple[str, bool]:
