@@ -43,7 +43,10 @@ class Numbers:
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
         time.sleep(self.pause)
-        rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name)), "pid": os.getpid()} for name in names]
+        rows = [
+            {"path": name, "status": "ok", "reason": "", "value": float(len(name)), "pid": os.getpid()}
+            for name in names
+        ]
         return pa.Table.from_pylist(rows)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from softfree.core.environment import describe_machine
 from softfree.core.memory import available_or_assumed
 from softfree.models.encoder import Block
-from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, EdgeWorker, attention_of, make_model
+from softfree_lab.bench.edge_cases import INDUCTOR, PYTORCH, STANDARD, EdgeCase, EdgeWorker, attention_of, make_model
 from softfree_lab.bench.edge_files import TOLERANCES, EdgeFiles, read_calibration
 from softfree_lab.bench.edge_report import clock_of, edge_tables, plot_edge, with_ratios
 from softfree_lab.bench.measure import Budget, predicted_seconds, run_group
@@ -56,7 +56,12 @@ def _threads(options: EdgeBenchOptions) -> list[int]:
 
 
 def _cases(options: EdgeBenchOptions, side: int, threads: int) -> list[EdgeCase]:
-    wanted = [(runtime, precision) for runtime in options.runtimes for precision in options.precisions]
+    wanted = [
+        (runtime, precision)
+        for runtime in options.runtimes
+        for precision in options.precisions
+        if runtime != INDUCTOR or precision == "fp32"
+    ]
     return [
         EdgeCase("model", method, side, precision, model=options.model, runtime=runtime, threads=threads)
         for method in options.methods

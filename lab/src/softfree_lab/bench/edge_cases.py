@@ -13,7 +13,8 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+import torch._inductor
+from torch import Tensor
 
 from softfree.attention import ATTENTIONS
 from softfree.models import VisionTransformer, create_model
@@ -25,6 +26,7 @@ from softfree_runtime.core.telemetry import import_openvino
 from softfree_runtime.session import open_session
 
 PYTORCH = "pytorch"
+INDUCTOR = "inductor"  # compiled ahead of time
 STANDARD = "standard"  # ONNX's own operator instead of onnxruntime's faster one
 
 
@@ -34,7 +36,7 @@ class EdgeCase(BenchCase):
 
     Attributes:
         model: Size and patch, the part after ``_vit_`` in the names of softfree's models.
-        runtime: "pytorch", "onnxruntime" or "openvino".
+        runtime: "pytorch", "onnxruntime", "openvino" or "inductor".
         threads: Threads of the runtime.
         file: The exported file; None for PyTorch.
     """
@@ -81,11 +83,13 @@ def open_case(case: EdgeCase) -> Callable[[np.ndarray], np.ndarray]:
     assert case.file is not None
     if case.runtime == "openvino":
         return _in_openvino(case.file, case.threads)
+    if case.runtime == INDUCTOR:
+        return _in_torch(torch._inductor.aoti_load_package(str(case.file)))
     session = open_session(case.file, case.threads)
     return lambda pixels: np.asarray(session.run(None, {"pixels": pixels})[0])
 
 
-def _in_torch(model: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+def _in_torch(model: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
     def logits(pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             output: np.ndarray = model(torch.from_numpy(pixels)).numpy()

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import onnx
 import torch
+import torch._inductor
 from numpy.random import default_rng
 from onnx import helper
 
@@ -23,7 +24,7 @@ from softfree.deployment.onnx_passes import equalize_ranks, to_float16
 from softfree.deployment.quantization import quantize_static
 from softfree.deployment.samples import Sample, read_evenly
 from softfree.models import Block, VisionTransformer
-from softfree_lab.bench.edge_cases import PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
+from softfree_lab.bench.edge_cases import INDUCTOR, PYTORCH, STANDARD, EdgeCase, make_model, make_pixels, open_case
 from softfree_runtime.preprocessing.image import NumpyImagePreprocessing
 from softfree_runtime.readers import DecodedImage
 
@@ -51,6 +52,8 @@ class EdgeFiles:
         """Write the file of a case and return its path; None for PyTorch."""
         if case.runtime == PYTORCH:
             return None
+        if case.runtime == INDUCTOR:
+            return self._package(case)
         name, graph = self._graph(case)
         fused = case.method == "softmax" and case.runtime == "onnxruntime"
         name += "_fused" if fused else "_equal" if case.runtime == "openvino" else ""
@@ -63,6 +66,19 @@ class EdgeFiles:
         if case.precision != "fp32":
             graph = replace(graph, proto=self._reduced(graph, case.precision))
         onnx.save_model(equalize_ranks(graph.proto) if case.runtime == "openvino" else graph.proto, path)
+        return path
+
+    def _package(self, case: EdgeCase) -> Path:
+        """Compile a model ahead of time for one side and number of threads."""
+        path = self.folder / f"{case.method.replace(' ', '_')}_{case.size}_{case.threads}.pt2"
+        if not path.exists():
+            self.log(f"compiling {case.method}")
+            with torch.no_grad():
+                program = torch.export.export(
+                    make_model(case.method, case.model), (torch.from_numpy(make_pixels(case.size)),)
+                )
+                options = {"cpp.threads": case.threads}
+                torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
         return path
 
     def _graph(self, case: EdgeCase) -> tuple[str, Graph]:
@@ -92,7 +108,8 @@ class EdgeFiles:
         """Return the largest difference of a logit from PyTorch in float32, relative to the largest logit, on noise."""
         if case.file is None:
             return 0.0
-        side = case.size if has_fixed_size(make_model(case.method, case.model)) else min(case.size, CHECKED_SIDE)
+        fixed = case.runtime == INDUCTOR or has_fixed_size(make_model(case.method, case.model))
+        side = case.size if fixed else min(case.size, CHECKED_SIDE)
         if (case.file, side) not in self._checked:
             pixels = make_pixels(side)
             want = open_case(replace(case, runtime=PYTORCH))(pixels)

@@ -220,7 +220,8 @@ class EdgeBenchOptions:
         sides: Sides of the image in pixels.
         methods: Attentions, optionally with an activation ('seqnorm relu2'). 'softmax' is onnxruntime's fused
             attention, 'softmax standard' the ONNX operators.
-        runtimes: 'onnxruntime' or 'openvino'; PyTorch in float32 is always included.
+        runtimes: 'onnxruntime', 'openvino', or 'inductor' (PyTorch compiled ahead of time, fp32 only); PyTorch in
+            float32 is always included.
         precisions: 'fp32', 'fp16' or 'int8' in the linear layers.
         model: Size and patch, as in the names of 'softfree models'; weights are random.
         threads: Number of threads; default: one, then all processors.
@@ -233,7 +234,7 @@ class EdgeBenchOptions:
 
     sides: list[int] = field(default_factory=lambda: [224, 512, 1024, 2048])
     methods: list[str] = field(default_factory=lambda: ["seqnorm", "sima", "soft", "softmax"])
-    runtimes: list[Literal["onnxruntime", "openvino"]] = field(default_factory=lambda: ["onnxruntime"])
+    runtimes: list[Literal["onnxruntime", "openvino", "inductor"]] = field(default_factory=lambda: ["onnxruntime"])
     precisions: list[Literal["fp32", "fp16", "int8"]] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
     model: str = "small_patch16"
     threads: int | None = None
