@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from softfree.core.options import BulkOptions
+from softfree.core.options import BulkOptions, TrainOptions
 from softfree.data.audit.options import CheckOptions
 from softfree.inference.options import PredictOptions
 from softfree.saliency.options import ExplainOptions
@@ -28,6 +28,11 @@ class ExplainArchiveOptions(ExplainOptions, BulkOptions):
     """
 
     archive: bool = False
+
+
+@dataclass(kw_only=True)
+class CacheOptions(TrainOptions, BulkOptions):
+    """A training, and the preparation of its images."""
 
 
 @dataclass(kw_only=True)

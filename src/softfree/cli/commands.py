@@ -7,7 +7,7 @@ import sys
 
 from jsonargparse import Namespace
 
-from softfree.archive.options import ArchiveOptions, ExplainArchiveOptions, check_only_archives
+from softfree.archive.options import ArchiveOptions, CacheOptions, ExplainArchiveOptions, check_only_archives
 from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
@@ -57,6 +57,20 @@ def _train(parsed: Namespace) -> None:
     else:
         result = train(fill(TrainOptions, parsed, table=Path(parsed.table)))
     print_training(result.run, result.evaluation)
+
+
+def _cache_arguments(parser: Parser) -> None:
+    add_table(parser)
+    add_options(parser, CacheOptions, skip={"order"})  # a training needs all of its images
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+
+
+def _cache(parsed: Namespace) -> int:
+    from pathlib import Path
+
+    from softfree.archive.cache import fill_cache
+
+    return fill_cache(fill(CacheOptions, parsed, table=Path(parsed.table)))
 
 
 def _auto_arguments(parser: Parser) -> None:
@@ -450,6 +464,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "probe": Command("try simple models on frozen features, with folds by patient", _probe_arguments, _probe),
         "pretrain": Command("pretrain an encoder on images without labels", _pretrain_arguments, _pretrain),
         "convert": Command("convert softmax weights to SeqNorm weights", _convert_arguments, _convert),
+        "cache": Command("prepare the images of a training by many processes, before it", _cache_arguments, _cache),
         "train": Command("train a classifier on a table", _train_arguments, _train),
         "auto": Command("plan, cross-validate and ensemble: a whole study of a table", _auto_arguments, _auto),
         "tune": Command("search for options of train by their validation AUROC", _tune_arguments, _tune),
