@@ -28,9 +28,7 @@ def fill_cache(options: CacheOptions) -> int:
         UserError: Anything that the user can fix.
     """
     if options.cache in NO_FOLDERS:
-        raise UserError(
-            f"--cache {options.cache}: softfree cache fills a folder; name it here and for softfree train"
-        )
+        raise UserError(f"--cache {options.cache}: softfree cache fills a folder; name it here and for softfree train")
     cache = Path(options.cache)
     check_options(options)
     table = read_training_table(options)

@@ -12,19 +12,10 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.options import Target
-from softfree.data.follow_up import read_times
-from softfree.data.labels import (
-    check_label_options,
-    read_classes,
-    read_findings,
-    read_numbers,
-    refuse_with_targets,
-    tidy_labels,
-)
+from softfree.data.label_columns import LabelColumns
 from softfree.data.splits import split_patients, strata_in_words
 from softfree.data.table_file import TableFile, closest, no_column, read_table_file
-from softfree.data.target_file import TargetSpec, read_targets
-from softfree.data.targets import read_target_columns, tidy_targets
+from softfree.data.target_file import TargetSpec
 from softfree.data.variables import check_variables
 from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.task import Task
@@ -168,46 +159,17 @@ def read_table(
         UserError: Names lines of the file, never a patient.
     """
     path = Path(path)
-    check_label_options(label=label, labels=labels, positive=positive, task=task, order=classes_in_order, event=event)
-    wanted = [label] if labels is None else list(labels)
-    wanted += [] if event is None else [event]
-    specs: Sequence[TargetSpec] = ()
-    if targets is not None:
-        own = {"label": label, "labels": labels, "positive": positive, "task": task, "event": event}
-        refuse_with_targets(own | {"classes_in_order": classes_in_order})
-        specs = read_targets(targets) if isinstance(targets, Path) else targets
-        wanted = list(dict.fromkeys(name for spec in specs for name in spec.columns))
+    asked = LabelColumns.create(label, event, labels, positive, task, classes_in_order, targets)
+    wanted = asked.names
     source = read_table_file(
         path, {"path", "patient_id", "split", "frame", CASE, VIEW, *wanted, *(variables or as_text)}
     )
-    in_file = f"correct it in {targets}" if isinstance(targets, Path) else "the run has targets in these columns"
-    _check_columns(
-        path, list(source.frame.columns), wanted, many=labels is not None, fix=None if targets is None else in_file
-    )
-    words = pd.Series(dtype="string")
-    if specs:
-        source = tidy_targets(path, source, specs)
-    elif labels is None:
-        notes_before = source.notes
-        are_numbers = task in ("regression", "survival")
-        source, words = tidy_labels(source, label, None if are_numbers else classes)
-        if are_numbers:  # the notes are about classes
-            source = replace(source, notes=notes_before)
+    _check_columns(path, list(source.frame.columns), wanted, many=labels is not None, fix=asked.remedy)
+    source, words = asked.tidy(path, source, classes)
     source = _with_labels_of_cases(source, wanted)
     rows, left_out = _of_the_task(path, source, wanted, words)
     notes_on_variables = check_variables(path, rows, variables or (), categorical or (), wanted)
-    read: Task
-    if specs:
-        read, values = read_target_columns(path, rows, specs)
-    elif task == "regression":
-        read, values = read_numbers(path, rows, label, classes)
-    elif event is not None:
-        read, values = read_times(path, rows, label, event, classes)
-    elif labels is None:
-        ordered = task == "ordinal"
-        read, values = read_classes(path, rows, label, positive, classes, ordered=ordered, order=classes_in_order)
-    else:
-        read, values = read_findings(path, rows, labels, classes)
+    read, values = asked.read(path, rows, classes)
     folder = base_folder(path, image_root)
     paths = rows.frame["path"].fillna("")
     frame = rows.frame.assign(
