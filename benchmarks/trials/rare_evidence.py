@@ -23,20 +23,21 @@ from softfree.attention.seqnorm import SeqNormAttention
 class WeightedSeqNorm(SeqNormAttention):
     """SeqNorm whose sums over the tokens are weighted by an importance that each token is given by its features.
 
-    w_n = softplus(u . x_n + b) and alpha_n = N w_n / sum w; mean, variance and K'^T V' are means over the tokens with
-    the weights alpha. It starts as plain SeqNorm, with u = 0. (RALA, Fan et al. 2025, weights the keys of linear
-    attention in a similar way.)
+    w_n = softplus(gain (u . x_n + b)) and alpha_n = N w_n / sum w; mean, variance and K'^T V' are means over the tokens
+    with the weights alpha. It starts as plain SeqNorm, with u = 0. (RALA, Fan et al. 2025, weights the keys of linear
+    attention in a similar way.) With few steps, a gain above 1 lets the weights become more unequal.
     """
 
-    def __init__(self, dim: int, num_heads: int = 8, **options: Any) -> None:
+    def __init__(self, dim: int, num_heads: int = 8, *, gain: float = 1.0, **options: Any) -> None:
         super().__init__(dim, num_heads, **options | {"order": "literal"})
+        self.gain = gain
         self.importance = nn.Linear(dim, 1)
         self.init_projections()
 
     def init_projections(self) -> None:
         """Start with the same weight for all tokens."""
         nn.init.zeros_(self.importance.weight)
-        nn.init.constant_(self.importance.bias, math.log(math.e - 1))  # softplus of this is 1
+        nn.init.constant_(self.importance.bias, math.log(math.e - 1) / self.gain)  # a weight of 1
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: tuple[int, ...] | None = None
@@ -44,7 +45,7 @@ class WeightedSeqNorm(SeqNormAttention):
         """Apply the attention to tokens (B, N, C), without a mask."""
         if attn_mask is not None or is_causal:
             raise NotImplementedError("a trial for samples of equal size")
-        w = F.softplus(self.importance(x).float())  # (B, N, 1)
+        w = F.softplus(self.gain * self.importance(x).float())  # (B, N, 1)
         alpha = (w / w.mean(dim=1, keepdim=True)).unsqueeze(1)  # (B, 1, N, 1)
         q, k, v = (
             _normalized(self.split_heads(t).float(), alpha, norm.weight, norm.bias, self.eps)

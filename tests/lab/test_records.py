@@ -11,10 +11,13 @@ def test_the_command_names_recipes_but_no_image(tmp_path: Path, monkeypatch: pyt
     image, recipe = tmp_path / "Jane Doe.png", tmp_path / "recipe.yaml"
     for path in (image, recipe):
         path.write_text("")
-    monkeypatch.setattr(
-        sys, "argv", ["softfree-lab", "study", "convergence", str(image), str(recipe), "--seeds", "[0]"]
-    )
+    given = ["study", "convergence", str(image), str(recipe), "--seeds", "[0]"]
+    given += ["--variants", f"[{recipe}, inits]", "--out", "benchmarks/here"]
+    monkeypatch.setattr(sys, "argv", ["softfree-lab", *given])
     write_machine(tmp_path)
     record = json.loads((tmp_path / "machine.json").read_text())
-    assert record["command"] == f"softfree-lab study convergence FILE {recipe} --seeds '[0]'"
+    assert record["command"] == (
+        "softfree-lab study convergence FILE recipe.yaml --seeds '[0]'"
+        " --variants '[recipe.yaml, inits]' --out benchmarks/here"
+    )
     assert record["versions"]["torch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ import pandas as pd
 from softfree.core.environment import describe_machine, versions
 from softfree_runtime.core.files import replacing, write_atomically
 
+_ABSOLUTE = re.compile(r"(?<![^\[\s,'\"=])/(?:[^/\s,\]]+/)*")  # the folders of an absolute path in an argument
+
 
 def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -> None:
     """Write rows as CSV, atomically."""
@@ -25,7 +28,8 @@ def write_csv(path: Path, rows: pd.DataFrame, float_format: str | None = None) -
 def write_machine(folder: Path, **facts: Any) -> None:
     """Write ``machine.json``: the command, the versions, and ``facts`` about the machine; default: this machine.
 
-    Files other than YAML, such as images, are not named in the command: their names may be those of patients.
+    Files other than YAML, such as images, are not named in the command: their names may be those of patients. Nor are
+    the folders of absolute paths, which belong to this machine.
     """
     command = shlex.join(["softfree-lab", *(_without_file_name(argument) for argument in sys.argv[1:])])
     record = {"command": command, **(facts or {"machine": describe_machine()}), "versions": versions()}
@@ -34,7 +38,9 @@ def write_machine(folder: Path, **facts: Any) -> None:
 
 def _without_file_name(argument: str) -> str:
     path = Path(argument)
-    return "FILE" if path.suffix not in (".yaml", ".yml") and path.is_file() else argument
+    if path.suffix not in (".yaml", ".yml") and path.is_file():
+        return "FILE"
+    return _ABSOLUTE.sub("", argument)
 
 
 def write_record(
