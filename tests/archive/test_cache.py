@@ -53,3 +53,8 @@ def test_training_finds_every_sample_there(small_table: Path, tmp_path: Path, ca
 def test_only_folders_can_be_filled(small_table: Path, capsys, cache: str) -> None:
     assert main(["cache", str(small_table), *FLAGS, "--cache", cache]) == 2
     assert "fills a folder" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder(small_table: Path, capsys) -> None:
+    assert main(["cache", str(small_table), *FLAGS, "--cache", str(small_table)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err

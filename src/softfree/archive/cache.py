@@ -30,6 +30,8 @@ def fill_cache(options: CacheOptions) -> int:
     if options.cache in NO_FOLDERS:
         raise UserError(f"--cache {options.cache}: softfree cache fills a folder; name it here and for softfree train")
     cache = Path(options.cache)
+    if cache.exists() and not cache.is_dir():
+        raise UserError(f"--cache {cache} is a file; name a folder")
     check_options(options)
     table = read_training_table(options)
     say(options.table, table.sentences)
