@@ -37,8 +37,13 @@ def fill_cache(options: CacheOptions) -> int:
     say(options.table, table.sentences)
     preprocessing = create_preprocessing(options, table.sources)
     training, _ = training_preprocessing(options, preprocessing)
-    parts = [Part(_sources(table.where("train")), training), Part(_sources(table.where("val")), preprocessing)]
-    task = FillCache.create(parts, cache)
+    train, validation = (_sources(table.where(split)) for split in ("train", "val"))
+    count = len(train) + len(validation)
+    parts = (
+        Part(train, training, range(len(train))),
+        Part(validation, preprocessing, range(len(train), count)),
+    )
+    task = FillCache(parts, str(cache.absolute()))
     key = blake2b(task.identity()["samples_digest"].encode(), digest_size=4).hexdigest()
     given = Given([str(options.table)], cache / f"preparation-{key}", progress=options.progress)
     return do_all(task, given, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,10 +27,12 @@ class Part:
     Attributes:
         sources: Source and frame of each.
         preprocessing: How they are prepared.
+        numbers: Their numbers among all inputs.
     """
 
     sources: tuple[tuple[SampleSource, int | None], ...]
     preprocessing: Preprocessing
+    numbers: range
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,8 @@ class FillCache(Task):
     """Prepares samples as a training does, and leaves them in its cache.
 
     Attributes:
-        parts: Training and validation samples; inputs are numbered through both.
+        parts: Training and validation samples.
         cache: The folder.
-        firsts: Number of the first input of each part.
     """
 
     name: ClassVar[str] = "cache"
@@ -49,18 +50,10 @@ class FillCache(Task):
 
     parts: tuple[Part, ...]
     cache: str
-    firsts: tuple[int, ...]
-
-    @classmethod
-    def create(cls, parts: Sequence[Part], cache: Path) -> FillCache:
-        """Number the inputs of the parts."""
-        sizes = [len(part.sources) for part in parts]
-        return cls(tuple(parts), str(cache.absolute()), tuple(sum(sizes[:number]) for number in range(len(sizes))))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the sources at home: processes get theirs from the list of inputs."""
-        parts = tuple(Part((), part.preprocessing) for part in self.parts)
-        return {"parts": parts, "cache": self.cache, "firsts": self.firsts}
+        return {"parts": tuple(replace(part, sources=()) for part in self.parts), "cache": self.cache}
 
     def open(self, root: Path) -> CacheFiller:
         """Open the reader."""
@@ -95,9 +88,8 @@ class CacheFiller:
     def __call__(self, samples: Sequence[NamedSource], numbers: Sequence[int]) -> pa.Table:
         """Return one row for each input."""
         errors: dict[int, ReadError] = {}
-        for place, (first, part) in enumerate(zip(self.task.firsts, self.task.parts, strict=True)):
-            last = (*self.task.firsts, max(numbers) + 1)[place + 1]
-            own = [index for index, number in enumerate(numbers) if first <= number < last]
+        for part in self.task.parts:
+            own = [index for index, number in enumerate(numbers) if number in part.numbers]
             dataset = SampleDataset(
                 [samples[index][1] for index in own],
                 None,

@@ -80,9 +80,14 @@ def _traced(a: Tensor, iterations: int) -> Tensor:
         x = step(fixed, x)
     if not a.requires_grad:
         return x
-    p, square = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - fixed @ x, x @ x
-    change = a - fixed  # zero, with a gradient
-    return x - x @ change @ x + square @ change.mT @ p + p.mT @ change.mT @ square
+    return x + _differential(fixed, x, a - fixed)  # of zero, which has a gradient
+
+
+def _differential(a: Tensor, x: Tensor, change: Tensor) -> Tensor:
+    """Return the change (..., m, m) of the inverse X of A for a small change of A."""
+    p = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x
+    square = x @ x
+    return square @ change.mT @ p + p.mT @ change.mT @ square - x @ change @ x
 
 
 def without_data(a: Tensor) -> bool:
@@ -149,10 +154,7 @@ class _Pseudoinverse(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None, None]:
-        a, x = ctx.saved_tensors
-        p = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - a @ x
-        square = x @ x
-        return square @ tangent.mT @ p + p.mT @ tangent.mT @ square - x @ tangent @ x, None, None
+        return _differential(*ctx.saved_tensors, tangent), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], a: Tensor, iterations: int) -> tuple[Any, tuple[int, int, int]]:
