@@ -212,3 +212,17 @@ def test_a_machine_without_counters_is_told() -> None:
         [{"method": "softmax", "runtime": PYTORCH, "precision": "fp32", "threads": 1, "size": 64, "status": "ok"}]
     ).assign(ms=1.0, cpu_ms=1.0, peak_mib=1.0, joules=math.nan, file_mb=math.nan, error=0.0, reason="")
     assert "no readable counters" in edge_tables(with_ratios(rows), "title")
+
+
+@pytest.mark.slow
+def test_compiled_ahead_of_time(tmp_path: Path) -> None:
+    """In float32 alone, and with PyTorch's logits."""
+    options = EdgeBenchOptions(
+        sides=[64], methods=["seqnorm"], runtimes=["inductor"], precisions=["fp32", "int8"], model=NANO, threads=1,
+        seconds=0.02, calibration_count=2, out=tmp_path,
+    )  # fmt: skip
+    bench_edge(options, lambda _: None)
+    rows = pd.read_csv(tmp_path / "edge.csv").set_index("runtime")
+    assert set(rows["status"]) == {"ok"}
+    assert rows["precision"].to_dict() == {"pytorch": "fp32", "inductor": "fp32"}
+    assert 0 < rows.loc["inductor", "error"] < 1e-4

@@ -154,7 +154,8 @@ class _Pseudoinverse(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None, None]:
-        return _differential(*ctx.saved_tensors, tangent), None, None
+        a, x = ctx.saved_tensors
+        return _differential(a, x, tangent), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], a: Tensor, iterations: int) -> tuple[Any, tuple[int, int, int]]:
