@@ -103,8 +103,8 @@ def _say(report: Path, maps: Path, full: Metric, reduced: Metric, seconds: float
         return f"AUROC {metric.value:.3f} (95 % interval {metric.low:.3f} to {metric.high:.3f})"
 
     console.print()
-    console.print(f"At {FULL} x {FULL} pixels:        {words(full)}", highlight=False)
-    console.print(f"Reduced to {REDUCED} x {REDUCED}:    {words(reduced)}", highlight=False)
+    console.print(f"{f'At {FULL} x {FULL} pixels:':26}{words(full)}", highlight=False)
+    console.print(f"{f'Reduced to {REDUCED} x {REDUCED}:':26}{words(reduced)}", highlight=False)
     console.print(f"Report: {report}   Maps: {maps}   ({seconds:.0f} s)", highlight=False, markup=False)
     console.print()
     console.print("With your own images (a CSV with the columns path and label):", highlight=False)
