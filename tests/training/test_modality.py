@@ -20,6 +20,7 @@ from softfree_runtime.core.errors import UserError
         ({}, "image"),
         ({"mpp": 8.0}, "slide"),
         ({"model": "seqnorm_vit3d_nano"}, "volume"),
+        ({"model": "monai_3d_resnet18"}, "volume"),
         ({"model": "seqnorm_bag_nano", "mpp": 0.5}, "bag"),
     ],
 )

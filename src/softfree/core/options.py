@@ -91,7 +91,7 @@ class ImageOptions:
 
 @dataclass(kw_only=True)
 class VolumeOptions:
-    """Volume preprocessing (models named ..._vit3d_...).
+    """Volume preprocessing (models named ..._vit3d_..., or ..._3d_... of your own).
 
     Attributes:
         modality: Intensity scaling and augmentation: 'mr' (each channel normalized to mean 0 and standard deviation 1)

@@ -125,13 +125,13 @@ for_each_attention(_register_models)
 
 
 def register_classifier(name: str, cls: type[nn.Module], **defaults: Any) -> None:
-    """Register another image classifier for ``train``, ``evaluate`` and ``predict``.
+    """Register another classifier of images or volumes for ``train``, ``evaluate`` and ``predict``.
 
     Args:
-        name: Its name.
-        cls: Takes ``num_classes``, ``in_chans``, ``img_size`` and ``drop_path_rate``, and further keywords of its own;
-            maps images (B, C, H, W) to logits (B, K). It has timm's ``no_weight_decay`` and
-            ``set_grad_checkpointing``.
+        name: Its name; that of a classifier of volumes has the part ``3d``, as in ``resnet_3d_small``.
+        cls: Takes ``num_classes``, ``in_chans``, ``img_size`` and ``drop_path_rate``, of volumes also ``spacing``, and
+            further keywords of its own; maps images (B, C, H, W) or volumes (B, C, D, H, W) to logits (B, K). It has
+            timm's ``no_weight_decay`` and ``set_grad_checkpointing``.
         **defaults: Keywords of ``cls`` that the name implies.
 
     Raises:

@@ -66,7 +66,7 @@ def refuse_foreign_options(options: TrainOptions) -> None:
         if not kinds or field.name in modality.options or getattr(options, field.name) == default:
             continue
         reason = f"--model {options.model}"
-        if not modality.model_family:
+        if not modality.model_families:
             reason += " without --mpp" if options.mpp is None else f" with --mpp {options.mpp:g}"
         raise UserError(
             f"--{field.name.replace('_', '-')} is for {' and '.join(kinds)}, and the samples of this run are"

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from softfree.core.options import TrainOptions
 from softfree.models import create_model
 from softfree.models.registry import CLASSIFIERS, register_classifier
 from softfree.training.loop import train
-from softfree_lab.studies.peers import TimmClassifier
+from softfree_lab.studies.peers import MonaiClassifier, TimmClassifier
 from softfree_runtime.core.errors import UserError
 
 
@@ -30,6 +31,26 @@ def test_a_model_of_timm_is_trained_and_predicts_like_any_other(
     assert isinstance(run.model, TimmClassifier)
     rows = load(run.folder).predict([small_table.parent / "00.png"])
     assert 0 <= rows["p_high"].iloc[0] <= 1
+
+
+def test_a_3d_network_of_monai_takes_volumes(shared_data: Path, quick: dict[str, Any], tmp_path: Path) -> None:
+    rows = pd.read_csv(shared_data / "nifti" / "manifest.csv").dropna(subset="label").groupby("label").head(3)
+    rows["split"] = ["train", "val", "test"] * 2
+    rows[["path", "label", "patient_id", "split"]].to_csv(tmp_path / "table.csv", index=False)
+    options = quick | {"model": "monai_3d_resnet10", "model_options": {}, "drop_path": 0.0, "shape": [24, 32, 24]}
+    options |= {"table": tmp_path / "table.csv", "image_root": shared_data / "nifti", "out": tmp_path / "run"}
+    del options["size"]
+    run = train(TrainOptions(**options)).run
+    assert isinstance(run.model, MonaiClassifier)
+    assert run.config["preprocessing"]["kind"] == "volume"
+    assert 0 <= load(run.folder).predict([shared_data / "nifti" / rows["path"].iloc[0]])["p_small"].iloc[0] <= 1
+
+
+def test_what_monai_networks_lack_is_refused() -> None:
+    with pytest.raises(UserError, match="drop_path_rate=0.1 for MONAI's resnet18: expected 0"):
+        create_model("monai_3d_resnet18", drop_path_rate=0.1)
+    with pytest.raises(UserError, match="cannot recompute activations"):
+        create_model("monai_3d_resnet10", num_classes=2).set_grad_checkpointing()
 
 
 def test_options_that_it_does_not_have_are_refused(small_table: Path, quick: dict[str, Any], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Models of timm, such as ``timm_resnet18``, for comparison with the same images, augmentation and budget.
+"""CNNs of timm and MONAI, for comparison with the same images or volumes, augmentation and budget.
 
 Importing this module registers them by name, so that a variant of ``study ablation`` can be
-``{model: timm_resnet18, drop_path: 0.0}``.
+``{model: timm_resnet18, drop_path: 0.0}`` or, for volumes, ``{model: monai_3d_resnet18, drop_path: 0.0}``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,33 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+from monai.networks import nets
 from torch import Tensor, nn
 
 from softfree.models.registry import CLASSIFIERS, register_classifier
+from softfree_runtime.core.errors import UserError
 
-ARCHITECTURES = ("resnet18", "resnet50", "convnext_atto", "efficientnet_b0")
+OF_TIMM = ("resnet18", "resnet50", "convnext_atto", "efficientnet_b0")
+OF_MONAI = ("resnet10", "resnet18")
 
 
-class TimmClassifier(nn.Module):
-    """A model of timm, from scratch.
+class Peer(nn.Module):
+    """A network of another library, from scratch, with what training expects of a model."""
+
+    model: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) or volumes (B, C, D, H, W) to logits (B, K)."""
+        logits: Tensor = self.model(x)
+        return logits
+
+    def no_weight_decay(self) -> set[str]:
+        """Return no parameters beyond those that the optimizer always excludes."""
+        return set()
+
+
+class TimmClassifier(Peer):
+    """A model of timm.
 
     Args:
         architecture: timm's name.
@@ -36,24 +54,49 @@ class TimmClassifier(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.model: Any = timm.create_model(
+        self.model = timm.create_model(
             architecture, pretrained=False, in_chans=in_chans, num_classes=num_classes, drop_path_rate=drop_path_rate
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
-        logits: Tensor = self.model(x)
-        return logits
-
-    def no_weight_decay(self) -> set[str]:
-        """Return no parameters beyond those that the optimizer always excludes."""
-        return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass."""
         self.model.set_grad_checkpointing(enable)
 
 
-for architecture in ARCHITECTURES:
-    if f"timm_{architecture}" not in CLASSIFIERS:
-        register_classifier(f"timm_{architecture}", TimmClassifier, architecture=architecture)
+class MonaiClassifier(Peer):
+    """A 3D ResNet of MONAI.
+
+    Args:
+        architecture: MONAI's name.
+        img_size: Ignored: these models take any size.
+        in_chans: Channels of the volumes.
+        spacing: Ignored: these models do not know it.
+        num_classes: Number of logits.
+        drop_path_rate: Must be 0: these models have no stochastic depth.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "resnet18",
+        img_size: Any = 64,
+        in_chans: int = 1,
+        spacing: Any = 1.0,
+        num_classes: int = 1000,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if drop_path_rate:
+            raise UserError(f"Got drop_path_rate={drop_path_rate} for MONAI's {architecture}: expected 0.")
+        create = getattr(nets, architecture)
+        self.model = create(spatial_dims=3, n_input_channels=in_chans, num_classes=num_classes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Refuse: MONAI's networks cannot."""
+        if enable:
+            raise UserError("MONAI's networks cannot recompute activations: leave grad_checkpointing out.")
+
+
+for name, cls, architectures in (("timm", TimmClassifier, OF_TIMM), ("monai_3d", MonaiClassifier, OF_MONAI)):
+    for architecture in architectures:
+        if f"{name}_{architecture}" not in CLASSIFIERS:
+            register_classifier(f"{name}_{architecture}", cls, architecture=architecture)

@@ -25,7 +25,7 @@ class Modality:
         axes: How many numbers its size has.
         options: Options of a training run that only samples of this kind understand.
         small_copy: What remains of a sample in a small copy, for people; empty if there is no small copy.
-        model_family: Middle part of the names of its models; empty for models of images.
+        model_families: Parts of model names, between underscores, that stand for it; empty for models of images.
         has_resolution: Whether a table may give micrometers per pixel for it.
         padded: Whether samples of different length share a batch, padded.
         row_reader: Module and function that opens a sample too large for memory and reads it band by band; None if
@@ -39,7 +39,7 @@ class Modality:
     axes: int
     options: tuple[str, ...]
     small_copy: str = ""
-    model_family: str = ""
+    model_families: tuple[str, ...] = ()
     has_resolution: bool = False
     padded: bool = False
     row_reader: tuple[str, str] | None = None
@@ -71,7 +71,7 @@ _ALL = (
         3,
         options=("modality", "shape", "spacing", "window", "series"),
         small_copy="12 x 12 x 12 voxels",
-        model_family="vit3d",
+        model_families=("vit3d", "3d"),
     ),
     Modality(
         "slide",
@@ -91,7 +91,7 @@ _ALL = (
         1,
         options=(),
         small_copy="mean of the features",
-        model_family="bag",
+        model_families=("bag",),
         has_resolution=True,
         padded=True,
     ),
@@ -112,8 +112,9 @@ KINDS = tuple(MODALITIES)
 
 def modality_of(options: TrainOptions) -> Modality:
     """Return the modality of single samples: that of the model's family, with ``mpp`` slides instead of images."""
+    parts = set(options.model.split("_"))
     for modality in MODALITIES.values():
-        if modality.model_family and f"_{modality.model_family}_" in options.model:
+        if set(modality.model_families) & parts:
             return modality
     return MODALITIES["image" if options.mpp is None else "slide"]
 
