@@ -12,7 +12,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from softfree.attention import ATTENTIONS
-from softfree.attention.base import option_names, widen
+from softfree.attention.base import Grid, option_names, widen
 from softfree.attention.grid import ceil_div
 from softfree.models.encoder import Encoder
 from softfree.models.pooling import POOLINGS, create_pooling
@@ -63,7 +63,7 @@ class Classifier(HeadedModel):
     """Class token, encoder, pooling and head under timm's names; subclasses add the tokenizer and the positions.
 
     A subclass calls ``__init__``, sets ``patch_embed`` and ``pos_embed``, calls :meth:`add_encoder`, and implements
-    ``forward_features``.
+    ``forward_features``; that of samples on a grid is a :class:`GridClassifier`.
 
     Args:
         num_classes: Number of logits; 0 to return pooled features.
@@ -177,6 +177,38 @@ class Classifier(HeadedModel):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: keep only the input of each block for the backward pass."""
         self.blocks.grad_checkpointing = enable
+
+
+class GridClassifier(Classifier):
+    """A classifier of samples on a grid: images or volumes; subclasses implement :meth:`embed`."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Classify.
+
+        Args:
+            x: Images (B, channels, H, W) or volumes (B, channels, D, H, W).
+            mask: Boolean (B, N), True for real patch tokens in raster order; None when all are real.
+
+        Returns:
+            Logits (B, num_classes), without softmax or sigmoid.
+
+        Raises:
+            UserError: Samples with another number of axes, or a mask that does not match the token grid.
+        """
+        return self.forward_head(self.forward_features(x, mask), mask)
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token.
+
+        Positions belong to the whole grid, including padded tokens.
+        """
+        tokens, mask, grid = self.embed(x, mask)
+        features: Tensor = self.norm(self.blocks(tokens, mask, grid))
+        return features
+
+    def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid]:
+        """Compute the input of the first block: tokens (B, P + N, C) with positions, mask (B, P + N) and grid."""
+        raise NotImplementedError
 
 
 def init_linear(module: nn.Module) -> None:

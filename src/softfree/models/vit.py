@@ -8,7 +8,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
-from softfree.models.classifier import Classifier, check_grid_mask, check_names
+from softfree.models.classifier import GridClassifier, check_grid_mask, check_names
 from softfree.models.patch_embed import STEMS, Grid
 from softfree.models.pooling import masked_mean
 from softfree.models.pos_embed import resize_positions, sincos_positions
@@ -17,7 +17,7 @@ from softfree.models.weights.source_grid import remember_grid
 __all__ = ["VisionTransformer", "masked_mean"]
 
 
-class VisionTransformer(Classifier):
+class VisionTransformer(GridClassifier):
     """Tokenizer, positions, encoder, pooling, head. Parameter names are timm's.
 
     Images may have any size and number of channels at run time: positions are resized, the bottom and the right are
@@ -121,29 +121,6 @@ class VisionTransformer(Classifier):
         codes = sincos_positions(self.grid_size, self.embed_dim)
         with torch.no_grad():
             pos_embed[:, self.num_prefix_tokens :] = codes
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify.
-
-        Args:
-            x: Images (B, channels, H, W).
-            mask: Boolean (B, N), True for real patch tokens in raster order; None when all are real.
-
-        Returns:
-            Logits (B, num_classes), without softmax or sigmoid.
-
-        Raises:
-            UserError: Images without four axes, or a mask that does not match the token grid.
-        """
-        return self.forward_head(self.forward_features(x, mask), mask)
-
-    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token.
-
-        Positions belong to the whole grid, including padded tokens.
-        """
-        tokens, mask, grid = self.embed(x, mask)
-        return self.norm(self.blocks(tokens, mask, grid))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid]:
         """Compute the input of the first block: tokens (B, P + N, C) with positions, mask (B, P + N) and grid."""

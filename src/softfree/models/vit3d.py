@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from softfree.models.classifier import Classifier, check_grid_mask, check_names, grid_options
+from softfree.models.classifier import GridClassifier, check_grid_mask, check_names, grid_options
 from softfree.models.patch_embed_3d import STEMS_3D, Grid3d
 from softfree.models.pos_embed import resize_volume_positions, volume_codes
 from softfree.models.weights.source_grid import remember_grid
@@ -19,7 +19,7 @@ from softfree_runtime.core.errors import UserError
 REFERENCE = (8, 8, 8)
 
 
-class VolumeTransformer(Classifier):
+class VolumeTransformer(GridClassifier):
     """Tokenizer, positions, encoder, pooling, head, as :class:`VisionTransformer`, for (B, channels, D, H, W).
 
     Volumes may have any size and number of channels at run time: position codes are computed for, or resized to, their
@@ -105,29 +105,6 @@ class VolumeTransformer(Classifier):
             mlp_chunk=mlp_chunk,
             act=act,
         )
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify.
-
-        Args:
-            x: Volumes (B, channels, D, H, W).
-            mask: Boolean (B, N), True for real patch tokens in raster order; None when all are real.
-
-        Returns:
-            Logits (B, num_classes), without softmax or sigmoid.
-
-        Raises:
-            UserError: Volumes without five axes, or a mask that does not match the token grid.
-        """
-        return self.forward_head(self.forward_features(x, mask), mask)
-
-    def forward_features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compute the tokens (B, P + N, C) after the last block (and ``norm``); P counts the class token.
-
-        Positions belong to the whole grid, including padded tokens.
-        """
-        tokens, mask, grid = self.embed(x, mask)
-        return self.norm(self.blocks(tokens, mask, grid))
 
     def embed(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Grid3d]:
         """Compute the input of the first block: tokens (B, P + N, C) with positions, mask (B, P + N) and grid."""

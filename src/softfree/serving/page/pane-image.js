@@ -41,18 +41,13 @@ export class ImagePane {
 
   /** Show an image; `view` says how large it is and whether it comes in tiles. Resolves when it is seen. */
   async show(base, view, query = "") {
-    await this.place("image", view.tiled ? tiles(base, "image", view, query) : await this.picture(`${base}/image.png${query}`), 0);
+    await this.place("image", view.tiled ? tiles(base, "image", view, query) : await untiled(`${base}/image.png${query}`), 0);
     this.smooth();
   }
 
   /** Show a map above the image. */
   async showMap(base, view, query = "") {
-    await this.place("map", view.tiled ? tiles(base, "map", view, query) : await this.picture(`${base}/map.png${query}`), 1);
-  }
-
-  async picture(path) {
-    const url = URL.createObjectURL(await getBlob(path));
-    return { tileSource: { type: "image", url, buildPyramid: true }, url };
+    await this.place("map", view.tiled ? tiles(base, "map", view, query) : await untiled(`${base}/map.png${query}`), 1);
   }
 
   /** Replace a layer without a gap: the new one is shown when it is complete, then the old one goes. */
@@ -126,6 +121,12 @@ export class ImagePane {
     this.viewer.destroy();
     this.holder.replaceChildren();
   }
+}
+
+/** An image or a map in one piece. */
+async function untiled(path) {
+  const url = URL.createObjectURL(await getBlob(path));
+  return { tileSource: { type: "image", url, buildPyramid: true }, url };
 }
 
 /** Tiles of an image or a map in the DeepZoom format; the window is part of their address. */
