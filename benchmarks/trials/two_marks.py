@@ -24,7 +24,7 @@ from softfree_lab.demo_slide import Plan, Stage, measure, train
 from softfree_lab.records import write_record
 
 HIGHEST = {"pool": "topk", "pool_options": {"one_in": 10**9}}  # four tokens, of any number
-WEIGHTED = {"attention": "weightedseqnorm", "attention_options": {"gain": 4.0}}
+WEIGHTED = {"attention_options": {"importance": 4.0}}
 VARIANTS: dict[str, dict[str, Any]] = {"plain": {}, "weighted": WEIGHTED, "weighted, highest four": WEIGHTED | HIGHEST}
 SMALL = Stage((256,), 120, 1.5e-3)
 STAGES = {
@@ -36,8 +36,6 @@ TESTS = ((256, 80), (1024, 80), (2048, 80), (4096, 24))
 
 def trial(variant: str, largest: int, seed: int) -> list[dict[str, object]]:
     """Train a model on slides of up to ``largest`` pixels per side; return its AUROC at each side."""
-    import rare_evidence  # noqa: F401  registers the attention
-
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     options = {"patch_size": 16, "num_classes": 1, "embed_dim": 32, "depth": 2, "num_heads": 4, "pos": "none"}
@@ -58,13 +56,14 @@ def main() -> None:
     """Run what is missing, and write the rows after each trial."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     path = given.out / "trials.csv"
     rows = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["variant", "trained_to", "seed"])
     done = set(rows[["variant", "trained_to", "seed"]].itertuples(index=False, name=None))
-    wanted = [(v, largest, seed) for seed in given.seeds for largest in STAGES for v in VARIANTS]
+    wanted = [(v, largest, seed) for seed in given.seeds for largest in STAGES for v in given.variants]
     with get_context("spawn").Pool(given.jobs, maxtasksperchild=1) as pool:
         for new in pool.imap_unordered(_trial, [case for case in wanted if case not in done]):
             print(*new, sep="\n", flush=True)

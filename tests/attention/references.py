@@ -11,8 +11,10 @@ from softfree.attention import ATTENTIONS, Attention, create_attention
 from softfree.attention.base import Parameters
 
 NAMES = list(ATTENTIONS)
-# A name, and where a method has several orders of evaluation, each by itself.
-FORMS = [*NAMES, "seqnorm literal", "seqnorm folded", "seqnorm gram"]
+# A name, and where a method has several orders of evaluation, each by itself, and with importance of the tokens.
+ORDERS = ["seqnorm literal", "seqnorm folded", "seqnorm gram"]
+FORMS = [*NAMES, *ORDERS, *(f"{order} weighted" for order in ORDERS)]
+GAIN = 2.0
 
 
 # With a ridge the landmarks' kernel has one inverse, which all digits can be compared with.
@@ -29,7 +31,11 @@ def reference(module: Attention, x: Tensor, parameters: Parameters) -> Tensor:
     if "qkv.bias" in parameters:
         qkv = qkv + parameters["qkv.bias"]
     heads = [t.reshape(batch, tokens, module.num_heads, -1).permute(0, 2, 1, 3) for t in qkv.split(width, dim=2)]
-    out = module.reference_mix(heads[0], heads[-2], heads[-1], parameters)
+    further = {}
+    if "importance.weight" in parameters:
+        scores = x @ parameters["importance.weight"][0] + parameters["importance.bias"]
+        further["importance"] = torch.log(1 + torch.exp(GAIN * scores))
+    out = module.reference_mix(heads[0], heads[-2], heads[-1], parameters, **further)
     out = out.permute(0, 2, 1, 3).reshape(batch, tokens, width)
     return out @ parameters["proj.weight"].T + parameters["proj.bias"]
 
@@ -39,6 +45,7 @@ def make(form: str, dim: int = 24, num_heads: int = 3, **options: object) -> Att
     name, *order = form.split()
     options = {"qkv_bias": True, "dtype": torch.float64, **OPTIONS.get(name, {}), **options}
     options |= {"order": order[0]} if order else {}
+    options |= {"importance": GAIN} if "weighted" in order else {}
     module = create_attention(name, dim, num_heads, **options)
     with torch.no_grad():
         for parameter in module.parameters():

@@ -18,6 +18,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "seqnorm plain": ("seqnorm", {"affine": False}),
     "seqnorm qk": ("seqnorm", {"normalized": "qk", "init": "first_order"}),
     "seqnorm kv": ("seqnorm", {"normalized": "kv"}),
+    "seqnorm weighted": ("seqnorm", {"importance": 2.0}),
+    "seqnorm weighted qk": ("seqnorm", {"importance": 2.0, "normalized": "qk"}),
     "sima": ("sima", {"qkv_bias": True}),
     "sima plain": ("sima", {}),
     "galerkin": ("galerkin", {"qkv_bias": True}),

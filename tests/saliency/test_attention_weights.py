@@ -46,13 +46,15 @@ def test_rows_of_softmax_are_its_weights() -> None:
 
 
 @pytest.mark.parametrize("normalized", ["qkv", "qk", "kv"])
+@pytest.mark.parametrize("importance", [None, 2.0])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, normalized: str) -> None:
+def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, importance: float | None, normalized: str) -> None:
     torch.manual_seed(0)
-    fast = SeqNormAttention(24, 3, order="gram", normalized=normalized, dtype=torch.float64).eval()
+    options = {"normalized": normalized, "importance": importance, "dtype": torch.float64}
+    fast = SeqNormAttention(24, 3, order="gram", **options).eval()
     for parameter in fast.parameters():
         torch.nn.init.normal_(parameter)
-    plain = SeqNormAttention(24, 3, order="literal", normalized=normalized, dtype=torch.float64).eval()
+    plain = SeqNormAttention(24, 3, order="literal", **options).eval()
     plain.load_state_dict(fast.state_dict())
     x = torch.randn(2, 20, 24, dtype=torch.float64) + 5
     weights, mask = torch.randn(2, 20, dtype=torch.float64), None
@@ -65,6 +67,20 @@ def test_rows_in_gram_order_are_those_of_the_formula(masked: bool, normalized: s
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
         if mask is not None:
             assert (got.masked_select(~mask.unsqueeze(1)) == 0).all()
+
+
+def test_weighted_rows_mix_the_values() -> None:
+    """Rows of weights times the normalized values are the output, with an importance of the tokens too."""
+    torch.manual_seed(0)
+    module = SeqNormAttention(24, 3, order="literal", importance=2.0, dtype=torch.float64).eval()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(1, 20, 24, dtype=torch.float64)
+    values = module.split_heads(module.qkv(x).chunk(3, dim=-1)[2])
+    counted = module.token_weights(x, None)[:, None, :, None]
+    rows = torch.stack([attention_row(module, x, token) for token in range(20)], dim=2)  # (1, H, N, N)
+    out = rows @ module.v_norm(values, None, counted)
+    torch.testing.assert_close(module.proj(out.transpose(1, 2).flatten(2)), module(x), rtol=1e-9, atol=1e-9)
 
 
 def test_rows_in_gram_order_under_autocast() -> None:

@@ -24,6 +24,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "seqnorm token": {"pool": "token"},
     "seqnorm avg with class token": {"class_token": True, "pos": "none"},
     "seqnorm qk": {"attention_options": {"normalized": "qk", "init": "first_order"}, "layer_scale": 0.5},
+    "seqnorm weighted": {"attention_options": {"importance": 4.0}},
+    "seqnorm weighted token": {"attention_options": {"importance": 4.0}, "pool": "token", "stem": "conv"},
     "seqnorm sincos": {"pos": "sincos"},
     "seqnorm conv": {"stem": "conv", "pos": "none"},
     "seqnorm pool": {"stem": "pool"},

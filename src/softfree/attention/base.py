@@ -151,8 +151,12 @@ class Attention(nn.Module, ABC):
             x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
             mask = attn_mask[:, None, :, None]  # (B, 1, N, 1)
         q, *k, v = (self.split_heads(t) for t in self.qkv(x).split(x.shape[-1], dim=-1))  # (B, H, N, D)
-        x = self.mix(q, k[0] if k else q, v, mask, grid).transpose(1, 2).flatten(2)  # (B, N, C)
-        return self.proj_drop(self.proj(self.norm(x)))
+        mixed = self.mix(q, k[0] if k else q, v, mask, grid, **self.mix_inputs(x, attn_mask))  # (B, H, N, D)
+        return self.proj_drop(self.proj(self.norm(mixed.transpose(1, 2).flatten(2))))
+
+    def mix_inputs(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Compute further arguments of a method's :meth:`mix` from the tokens x (B, N, C) and their mask (B, N)."""
+        return {}
 
     def split_heads(self, t: Tensor) -> Tensor:
         """Reshape (..., N, C) to (..., H, N, D), without a copy."""

@@ -3,6 +3,9 @@
     mean, covariance = moments(x)              mu = X^T 1 / N,  S = (X - mu)^T (X - mu) / N
     y = affine(x, mean, A, c)                  Y = (X - mu) A + 1 c^T
 
+With weights w of the tokens, mu = X^T w / sum(w) and S = (X - mu)^T diag(w) (X - mu) / sum(w): a mask has weights of 0
+and 1. A further pass finds the mean first, since tokens with large weights may be far from the others.
+
 Both visit the tokens in chunks that stay in the processor's cache: each chunk is centered into one small reused buffer,
 so no second tensor of the size of X is ever written. Tokens are first centered by an estimate of the mean: S does not
 depend on the shift, and a difference of two large sums never arises, even in half precision.
@@ -25,17 +28,20 @@ from softfree.attention.base import PART, plain_only, transformed, wide_type
 ESTIMATE_TOKENS = 1024
 
 
-def moments(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def moments(x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Compute mean and covariance of the tokens of each sample.
 
     Args:
-        x: Tokens (B, N, C).
+        x: Tokens (B, N, C); with ``weights``, finite ones in padding, too.
         mask: True for real tokens (B, N), or None for all.
+        weights: Weights of the tokens (B, N) of at least 0, float32 or better; 0 for padding. None if all are equal.
 
     Returns:
         ``x`` itself, to be passed to :func:`affine` (so that backward writes one gradient of its size, not two), the
         mean (B, C) and the biased covariance (B, C, C), in float32 or better. Without real tokens both are zero.
     """
+    if weights is not None:
+        return _plain_weighted_moments(x, weights) if plain_only() else _WeightedMoments.apply(x, weights)
     if plain_only():
         return _plain_moments(x, mask)
     result: tuple[Tensor, Tensor, Tensor] = _Moments.apply(x, mask)
@@ -129,6 +135,53 @@ class _Moments(torch.autograd.Function):
         return grad, None
 
 
+class _WeightedMoments(torch.autograd.Function):
+    """dX += diag(w) R and dw = ((X - mu) * (R + dmu / W) / 2) 1 - <dS, S> / W.
+
+    Here W = sum(w) and R = ((X - mu) (dS + dS^T) + 1 dmu^T) / W.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        number = total_weight(weights)
+        mean = _weighted_sum(x, weights) / number
+        shift, roots = mean.to(x.dtype), weights.sqrt().to(x.dtype).unsqueeze(-1)
+        outer = mean.new_zeros(*mean.shape, mean.shape[-1])  # (B, C, C)
+        for samples, tokens, centered in _centered_chunks(x, shift, None):
+            centered.mul_(roots[samples, tokens])
+            _add_gram(outer[samples], centered, centered)
+        outer /= number.unsqueeze(-1)
+        rest = mean - shift
+        outer.baddbmm_(rest.unsqueeze(2), rest.unsqueeze(1), alpha=-1)
+        outer.diagonal(dim1=1, dim2=2).clamp_(min=0)
+        return x.view_as(x), mean, outer
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_covariance: Tensor) -> tuple[Tensor, Tensor]:
+        x, weights, mean, covariance = ctx.saved_tensors
+        if _is_plain(grad, grad_mean, grad_covariance):
+            return _weighted_moments_backward(x, weights, mean, covariance, grad, grad_mean, grad_covariance)
+        number, shift = total_weight(weights), mean.to(x.dtype)
+        matrix = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
+        slope, rest = grad_mean / number, mean - shift  # (B, C)
+        constant = (slope - (rest.unsqueeze(1) @ matrix).squeeze(1)).to(x.dtype)
+        matrix = matrix.to(x.dtype)
+        grad_weights = -_inner(grad_covariance, covariance) / number.expand_as(weights)
+        for samples, tokens, centered in _centered_chunks(x, shift, None):
+            pull = torch.empty_like(centered)
+            _write_product(pull, centered, matrix[samples], constant[samples])
+            own = weights[samples, tokens].unsqueeze(-1).to(x.dtype)
+            grad[samples, tokens].addcmul_(pull, own)
+            pull = pull.to(mean.dtype) + slope[samples].unsqueeze(1)
+            deviation = centered.to(mean.dtype) - rest[samples].unsqueeze(1)
+            grad_weights[samples, tokens] += 0.5 * torch.linalg.vecdot(deviation, pull)
+        return grad, grad_weights
+
+
 class _Affine(torch.autograd.Function):
     """dA = (X - mu)^T G, dc = sum_n G, dmu = -A dc, dX = G A^T."""
 
@@ -173,17 +226,22 @@ def _centered_chunks(x: Tensor, shift: Tensor, mask: Tensor | None) -> Iterator[
 
     Each chunk overwrites the previous one.
     """
-    batch, tokens, width = x.shape
     group, rows = _chunk_sizes(x)
-    buffer = x.new_empty(group, min(rows, tokens), width)
+    buffer = x.new_empty(group, min(rows, x.shape[1]), x.shape[2])
+    for samples, span in _chunks(x):
+        centered = torch.sub(x[samples, span], shift[samples].unsqueeze(1), out=buffer[:, : span.stop - span.start])
+        if mask is not None:
+            centered.masked_fill_(~mask[samples, span].unsqueeze(-1), 0)
+        yield samples, span, centered
+
+
+def _chunks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield samples and tokens of each chunk."""
+    batch, tokens, _ = x.shape
+    group, rows = _chunk_sizes(x)
     for sample in range(0, batch, group):
-        samples = slice(sample, sample + group)
         for start in range(0, tokens, rows):
-            span = slice(start, min(start + rows, tokens))
-            centered = torch.sub(x[samples, span], shift[samples].unsqueeze(1), out=buffer[:, : span.stop - start])
-            if mask is not None:
-                centered.masked_fill_(~mask[samples, span].unsqueeze(-1), 0)
-            yield samples, span, centered
+            yield slice(sample, sample + group), slice(start, min(start + rows, tokens))
 
 
 def _chunk_sizes(x: Tensor) -> tuple[int, int]:
@@ -252,6 +310,20 @@ def count(x: Tensor, mask: Tensor | None) -> Tensor:
     return mask.sum(1, keepdim=True).clamp(min=1).to(wide_type(x))
 
 
+def total_weight(weights: Tensor) -> Tensor:
+    """Sum the weights (B, N) of each sample, (B, 1), or (B, 1, N, 1) to (B, 1, 1, 1); 1 where all are zero."""
+    number = weights.sum(-1 if weights.ndim == 2 else -2, keepdim=True)
+    return number.where(number > 0, 1)
+
+
+def _weighted_sum(x: Tensor, weights: Tensor) -> Tensor:
+    """Return ``X^T w``, (B, C), in the type of the weights."""
+    out = weights.new_zeros(x.shape[0], 1, x.shape[2])
+    for samples, tokens in _chunks(x):
+        out[samples].baddbmm_(weights[samples, None, tokens], x[samples, tokens].to(weights.dtype))
+    return out.squeeze(1)
+
+
 def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     number = count(x, mask)
     if mask is not None:
@@ -260,6 +332,13 @@ def _plain_moments(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tens
     # The square root of 1 / N on either side, so that no half overflows.
     centered = _center(x, mean, mask, number.rsqrt().unsqueeze(-1))
     return x, mean, (centered.mT @ centered).to(mean.dtype)
+
+
+def _plain_weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    number, column = total_weight(weights), weights.unsqueeze(-1)
+    mean = (x * column).sum(1) / number
+    centered = _center(x, mean, None, number.rsqrt().unsqueeze(-1))
+    return x, mean, (centered.mT @ (centered * column).to(x.dtype)).to(mean.dtype)
 
 
 def _plain_affine(x: Tensor, mean: Tensor, mixing: Tensor, constant: Tensor, mask: Tensor | None) -> Tensor:
@@ -290,6 +369,30 @@ def _moments_backward(
     matrix = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)  # (B, C, C)
     grad_x = grad + _center(x, mean, mask) @ matrix.to(x.dtype) + (grad_mean / number).to(x.dtype).unsqueeze(1)
     return grad_x if mask is None else grad_x.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def _weighted_moments_backward(
+    x: Tensor,
+    weights: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+    grad: Tensor,
+    grad_mean: Tensor,
+    grad_covariance: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Backward of :func:`_plain_weighted_moments`."""
+    number = total_weight(weights)
+    matrix = (grad_covariance + grad_covariance.mT) / number.unsqueeze(-1)
+    slope, centered = (grad_mean / number).unsqueeze(1), _center(x, mean, None)
+    pull = (centered @ matrix.to(x.dtype)).to(mean.dtype) + slope
+    grad_x = grad + (pull * weights.unsqueeze(-1)).to(x.dtype)
+    own = 0.5 * (centered.to(mean.dtype) * (pull + slope)).sum(-1)
+    return grad_x, own - _inner(grad_covariance, covariance) / number
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products <a, b> of (B, C, C), (B, 1)."""
+    return (a * b).sum((1, 2)).unsqueeze(1)
 
 
 def _affine_backward(

@@ -260,6 +260,58 @@ def test_statistics_of_halves(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.double(), standardize(wide, wide, (2,)), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", ["literal", "folded", "gram"])
+def test_importance_starts_equal(order: str) -> None:
+    """As it starts, it changes nothing; and weights are those of the formula once it is learned."""
+    torch.manual_seed(0)
+    plain = SeqNormAttention(24, 3, order=order, dtype=torch.float64)
+    weighted = SeqNormAttention(24, 3, order=order, dtype=torch.float64, importance=4.0)
+    assert weighted.load_state_dict(plain.state_dict(), strict=False).missing_keys == [
+        "importance.weight",
+        "importance.bias",
+    ]
+    x = torch.randn(2, 40, 24, dtype=torch.float64)
+    assert_same(weighted.token_weights(x, None), torch.ones(2, 40, dtype=torch.float64))
+    assert_same(weighted(x), plain(x))
+    torch.nn.init.normal_(weighted.importance.weight)
+    assert not torch.allclose(weighted(x), plain(x), rtol=1e-2)
+
+
+@pytest.mark.parametrize("order", ["literal", "folded", "gram"])
+def test_tokens_of_no_importance_count_for_nothing(order: str) -> None:
+    """The others then have the result of a sequence without them, however many there are."""
+    torch.manual_seed(0)
+    module = SeqNormAttention(24, 3, order=order, dtype=torch.float64, importance=4.0)
+    with torch.no_grad():
+        module.importance.weight[0, 0] = 1
+    x = torch.randn(1, 5000, 24, dtype=torch.float64)
+    x[..., 0], x[:, 4000:, 0] = -100, 0.0
+    assert_same(module(x)[:, 4000:], module(x[:, 4000:]))
+
+
+def test_importance_of_no_token_at_all_is_finite() -> None:
+    module = SeqNormAttention(24, 3, importance=4.0)
+    with torch.no_grad():
+        module.importance.bias.fill_(-1000)
+    x = torch.randn(2, 100, 24, requires_grad=True)
+    module(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "layer"}, "importance=4.0 with norm='layer'"),
+        ({"class_token_in_statistics": False, "num_prefix_tokens": 1}, "with class_token_in_statistics=False"),
+        ({"importance": 0.0}, "importance=0.0: expected a number above 0"),
+    ],
+)
+def test_importance_that_cannot_be(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SeqNormAttention(24, 3, **{"importance": 4.0, **options})
+
+
 def test_unknown_norm() -> None:
     with pytest.raises(UserError, match="did you mean batch"):
         SeqNormAttention(24, 3, norm="batchnorm")

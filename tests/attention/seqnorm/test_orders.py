@@ -102,7 +102,16 @@ def test_values_and_gradients_are_those_of_the_literal_order(
 
 @pytest.mark.parametrize("order", FAST)
 @pytest.mark.parametrize(
-    "options", [{"affine": False}, {"proj_bias": False}, {"eps": 0.5}, {"normalized": "qk"}], ids=str
+    "options",
+    [
+        {"affine": False},
+        {"proj_bias": False},
+        {"eps": 0.5},
+        {"normalized": "qk"},
+        {"importance": 4.0},
+        {"importance": 0.5, "normalized": "kv"},
+    ],
+    ids=str,
 )
 def test_options_are_those_of_the_literal_order(order: str, options: dict[str, object]) -> None:
     module, x = make("literal", **options), torch.randn(2, 40, 24, dtype=torch.float64)
@@ -209,6 +218,14 @@ def test_gram_keeps_nothing_of_the_size_of_its_input_but_that(batch: int, tokens
     x = torch.randn(batch, tokens, 24, requires_grad=True).mul(1)
     kept = kept_storages(make("gram", dtype=torch.float32), x)
     assert set(kept) == {x.untyped_storage().data_ptr()}
+
+
+def test_gram_with_importance_keeps_its_input_and_one_number_a_token() -> None:
+    x = torch.randn(1, 8191, 24, requires_grad=True).mul(1)
+    kept = kept_storages(make("gram", dtype=torch.float32, importance=4.0), x)
+    assert kept.pop(x.untyped_storage().data_ptr()) == 4 * x.numel()
+    assert len(kept) <= 3
+    assert set(kept.values()) <= {4 * 8191}
 
 
 def test_gram_under_autocast_keeps_one_narrow_copy() -> None:
@@ -341,10 +358,11 @@ def test_pickle(order: str) -> None:
 
 
 @pytest.mark.parametrize("order", FAST)
+@pytest.mark.parametrize("importance", [None, 2.0])
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_second_derivatives(order: str, masked: bool) -> None:
+def test_second_derivatives(order: str, masked: bool, importance: float | None) -> None:
     """Of the input, every parameter and the cotangent, in all pairs: those of the literal order."""
-    module = make("literal", 4, 2)
+    module = make("literal", 4, 2, importance=importance)
     mask = torch.arange(5).expand(2, -1) < torch.tensor([[5], [3]]) if masked else None
     names, parameters = zip(*module.named_parameters(), strict=True)
     real = 10 if mask is None else 8

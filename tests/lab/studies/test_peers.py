@@ -47,7 +47,7 @@ def test_a_3d_network_of_monai_takes_volumes(shared_data: Path, quick: dict[str,
 
 
 def test_what_monai_networks_lack_is_refused() -> None:
-    with pytest.raises(UserError, match="drop_path_rate=0.1 for MONAI's resnet18: expected 0"):
+    with pytest.raises(UserError, match=r"drop_path_rate=0\.1 for MONAI's resnet18: expected 0"):
         create_model("monai_3d_resnet18", drop_path_rate=0.1)
     with pytest.raises(UserError, match="cannot recompute activations"):
         create_model("monai_3d_resnet10", num_classes=2).set_grad_checkpointing()

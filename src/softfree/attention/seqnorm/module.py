@@ -8,23 +8,31 @@ Each feature of Q, K and V is normalized over the tokens, scaled and shifted; th
 The paper states neither eps nor the kind of variance nor the initial gamma and beta. Here eps = 1e-5 and the
 variance is biased, as in batch normalization, and the initialization is one of :data:`INITS`.
 
+With ``importance``, means over the tokens are weighted by w = softplus(g (u . x + b)), learned for each layer and at
+first equal: mean, variance and, with w / sum(w) instead of 1 / N, the product of K' and V'. Tokens without anything of
+interest can then weigh less, and the others keep their share of the sums however many of those there are. (Fan et al.
+2025, RALA, weight the keys of linear attention in a similar way.)
+
 The formula can be evaluated in three orders, equal up to rounding: see ``orders.py``. Galerkin attention (Cao 2021)
 with instance normalization is the same without the normalization of Q.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softfree.attention.base import Attention, Grid, dot_rows, narrow_as_autocast, wide_type
 from softfree.attention.cost import AttentionCost, Shape
 from softfree.attention.mask import real_tokens
+from softfree.attention.moments import total_weight
 from softfree.attention.registry import register_attention
 from softfree.attention.seqnorm.cost import seqnorm_cost
 from softfree.attention.seqnorm.norm import TokenNorm
@@ -92,6 +100,7 @@ class SeqNormAttention(Attention):
         class_token_in_statistics: Include the prefix tokens in mean and variance. If not, they are still normalized
             with the statistics of the others, summed over, and counted in N.
         num_prefix_tokens: Number of tokens at the front that are not part of the image, such as a class token.
+        importance: g of the learned importance of each token, such as 4; None: all are equally important.
         eps: Added to the variance.
         order: "literal" (the formula as written), "folded" (Q, K, V without normalized copies), "gram" (from the
             covariance of the input: Q, K, V are never computed), or "auto": the fastest for each input, and literal
@@ -100,8 +109,8 @@ class SeqNormAttention(Attention):
         **options: See :class:`~softfree.attention.base.Attention`.
 
     Raises:
-        UserError: An unknown ``norm``, ``order``, ``init`` or ``normalized``, an order that cannot express another
-            option, or excluded prefix tokens without their number.
+        UserError: An unknown ``norm``, ``order``, ``init`` or ``normalized``, an order or importance that cannot be
+            combined with another option, or excluded prefix tokens without their number.
     """
 
     streaming = StreamingSeqNorm
@@ -122,6 +131,7 @@ class SeqNormAttention(Attention):
         norm: Norm = "sequence",
         class_token_in_statistics: bool = True,
         num_prefix_tokens: int = 0,
+        importance: float | None = None,
         eps: float = 1e-5,
         order: Order = "auto",
         qkv_bias: bool = False,
@@ -144,6 +154,10 @@ class SeqNormAttention(Attention):
         if order in ("folded", "gram") and literal_only:
             raise UserError(f"Got order={order!r} with {literal_only}: only order='literal' can express that.")
         self.expressible = not literal_only
+        if importance is not None and (norm != "sequence" or self.num_left_out):
+            raise UserError(f"Got importance={importance} with {literal_only}: it weights the mean over all tokens.")
+        if importance is not None and not importance > 0:
+            raise UserError(f"Got importance={importance}: expected a number above 0, such as 4, or None.")
         self.normalized = normalized
         overrides = {"gamma_q": gamma_q, "beta_q": beta_q, "beta_k": beta_k}
         start = choose_init(init, self.head_dim)._replace(**{k: v for k, v in overrides.items() if v is not None})
@@ -153,6 +167,9 @@ class SeqNormAttention(Attention):
         self.q_norm = create(norm=kinds[0], gamma=start.gamma_q, beta=start.beta_q)
         self.k_norm = create(norm=kinds[1], gamma=1.0, beta=start.beta_k)
         self.v_norm = create(norm=kinds[2], gamma=1.0, beta=0.0)
+        self.gain = importance
+        self.importance = None if importance is None else nn.Linear(dim, 1, **factory_options)
+        self.init_projections()
         if not keeps_bias:
             self.register_load_state_dict_pre_hook(_drop_qkv_bias)
 
@@ -164,6 +181,12 @@ class SeqNormAttention(Attention):
             return "class_token_in_statistics=False"
         return "" if isinstance(self.norm, nn.Identity) else "scale_norm=True"
 
+    def init_projections(self) -> None:
+        """Make all tokens equally important: w = 1."""
+        if self.importance is not None and self.gain is not None:
+            nn.init.zeros_(self.importance.weight)
+            nn.init.constant_(self.importance.bias, math.log(math.expm1(1)) / self.gain)
+
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, grid: Grid | None = None
     ) -> Tensor:
@@ -174,8 +197,31 @@ class SeqNormAttention(Attention):
         attn_mask = real_tokens(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
-            y = (gram if order == "gram" else folded)(x, attn_mask, self.parameters_for_orders())
+            if attn_mask is not None and self.importance is not None:
+                x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
+            weights = self.token_weights(x, attn_mask)
+            y = (gram if order == "gram" else folded)(x, attn_mask, self.parameters_for_orders(), weights)
         return self.proj_drop(y)
+
+    def token_weights(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Compute the importance w of each token, (B, N), float32 or better; None if it is equal.
+
+        Args:
+            x: Tokens (B, N, C), finite in padding, too.
+            mask: True for real tokens (B, N), or None for all; padding has w = 0.
+        """
+        if self.importance is None or self.gain is None:
+            return None
+        x, full_precision = narrow_as_autocast(x)
+        with full_precision:
+            scores = F.linear(x, self.importance.weight.to(x.dtype)).squeeze(-1).to(wide_type(x))
+            weights = F.softplus(self.gain * (scores + self.importance.bias))
+        return weights if mask is None else weights.masked_fill(~mask, 0)
+
+    def mix_inputs(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Compute the weights for :meth:`mix`; see :meth:`Attention.mix_inputs`."""
+        weights = self.token_weights(x, mask)
+        return {} if weights is None else {"weights": weights[:, None, :, None]}
 
     def order_for(self, x: Tensor) -> str:
         """Return the order in which tokens ``x`` (B, N, C) would be evaluated."""
@@ -204,14 +250,27 @@ class SeqNormAttention(Attention):
             ("q" in self.normalized, "k" in self.normalized, "v" in self.normalized),
         )
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grid: Grid | None = None) -> Tensor:
-        """Mix by the second formula of the module, with ``1 / N`` split between K' and V' so that no half overflows."""
-        counted = self.counted(q, mask)
+    def mix(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        grid: Grid | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Mix by the second formula of the module, with ``1 / N`` split between K' and V' so that no half overflows.
+
+        ``weights`` (B, 1, N, 1) are the importance of the tokens, 0 for padding.
+        """
+        counted = self.counted(q, mask) if weights is None else weights
         tokens: Tensor | int = q.shape[2]
-        if mask is not None:
+        if weights is not None:
+            tokens = total_weight(weights)  # (B, 1, 1, 1)
+        elif mask is not None:
             tokens = mask.sum(dim=2, keepdim=True).clamp(min=1).to(wide_type(q))  # (B, 1, 1, 1)
         q = self.q_norm(q, mask, counted)
-        k = self.k_norm(k, mask, counted, gain=tokens**-0.5)
+        k = self.k_norm(k, mask, counted, gain=tokens**-0.5 * (1 if weights is None else weights))
         v = self.v_norm(v, mask, counted, gain=tokens**-0.5)
         return q @ (k.transpose(-2, -1) @ v)
 
@@ -239,8 +298,13 @@ class SeqNormAttention(Attention):
         if self.order_for(x) == "gram":
             return gram_rows(self, x, weights, mask)
         q, k, heads = self.queries_and_keys(x, mask)
-        counted = self.counted(q, heads)
-        return dot_rows(self.q_norm(q, heads, counted), self.k_norm(k, heads, counted), weights, heads)
+        important = self.token_weights(x, mask)
+        if important is None:
+            counted = self.counted(q, heads)
+            return dot_rows(self.q_norm(q, heads, counted), self.k_norm(k, heads, counted), weights, heads)
+        counted = important[:, None, :, None]
+        row: Tensor = weights[:, None, None] @ self.q_norm(q, heads, counted) @ self.k_norm(k, heads, counted).mT
+        return row.squeeze(2) * (important / total_weight(important)).unsqueeze(1)
 
     @contextmanager
     def tuned_for(self, tokens: int) -> Iterator[None]:

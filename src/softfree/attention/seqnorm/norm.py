@@ -71,8 +71,8 @@ class TokenNorm(nn.Module):
         Args:
             t: (B, H, N, D).
             mask: Real tokens (B, 1, N, 1); the others come out as zero. None for all.
-            counted: Tokens in the statistics (B, 1, N, 1); None for all.
-            gain: Factor on the result, (B, 1, 1, 1) or a number.
+            counted: Tokens in the statistics (B, 1, N, 1), or their weights; None for all alike.
+            gain: Factor on the result, (B, 1, 1, 1), (B, 1, N, 1) or a number.
 
         Returns:
             (B, H, N, D) of the type of ``t``.
@@ -104,10 +104,11 @@ class TokenNorm(nn.Module):
             centered = t - mean
             variance = centered.square().mean(axes, keepdim=True)
         else:
-            number = counted.sum(axes, keepdim=True).clamp(min=1)
-            mean = t.where(counted, 0).sum(axes, keepdim=True) / number
+            number = counted.sum(axes, keepdim=True)
+            number = number.where(number > 0, 1)
+            mean = (t * counted).sum(axes, keepdim=True) / number
             centered = t - mean
-            variance = centered.square().where(counted, 0).sum(axes, keepdim=True) / number
+            variance = (centered.square() * counted).sum(axes, keepdim=True) / number
             if self.norm == "batch":
                 self._update_running_statistics(mean, variance, number)
         return centered, variance

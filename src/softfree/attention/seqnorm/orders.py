@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import mean_product, wide_type
-from softfree.attention.moments import affine, count, moments, sum_of_squares
+from softfree.attention.moments import affine, count, moments, sum_of_squares, total_weight
 
 
 class Parameters(NamedTuple):
@@ -37,18 +37,19 @@ class Parameters(NamedTuple):
     normalized: tuple[bool, bool, bool]  # Q, K, V
 
 
-def gram(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
+def gram(x: Tensor, mask: Tensor | None, parameters: Parameters, weights: Tensor | None = None) -> Tensor:
     """Compute the result from the moments of the tokens: 2 N C^2 + 4 C^3 + 2 C^2 D multiply-adds; keeps only X.
 
     Args:
         x: Tokens (B, N, C).
         mask: True for real tokens (B, N), or None for all.
         parameters: Parameters of the attention.
+        weights: Importance of the tokens (B, N), or None if it is equal.
 
     Returns:
         (B, N, C).
     """
-    x, mean, covariance = moments(x, mask)
+    x, mean, covariance = moments(x, mask, weights)
     return affine(x, mean, *mix_moments(mean, covariance, parameters), mask)
 
 
@@ -73,28 +74,33 @@ def mix_moments(mean: Tensor, covariance: Tensor, parameters: Parameters) -> tup
     return q.mT @ mixing, constant
 
 
-def folded(x: Tensor, mask: Tensor | None, parameters: Parameters) -> Tensor:
+def folded(x: Tensor, mask: Tensor | None, parameters: Parameters, weights: Tensor | None = None) -> Tensor:
     """Compute the result from Q, K and V without normalized copies of them: 4 N C^2 + 2 N C D multiply-adds.
 
     Args:
         x: Tokens (B, N, C).
         mask: True for real tokens (B, N), or None for all.
         parameters: Parameters of the attention.
+        weights: Importance of the tokens (B, N), or None if it is equal.
 
     Returns:
         (B, N, C).
     """
     wide = wide_type(x)
-    number = count(x, mask)  # (B, 1) or (1, 1)
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
-    mean = x.sum(1, dtype=wide) / number
+    column = None if weights is None else weights.unsqueeze(-1)  # (B, N, 1)
+    number = count(x, mask) if weights is None else total_weight(weights)  # (B, 1) or (1, 1)
+    mean = x.sum(1, dtype=wide) / number if column is None else (x * column).sum(1) / number
     centered = (x - mean.unsqueeze(1)).to(x.dtype)
     if mask is not None:
         centered = centered.masked_fill(~mask.unsqueeze(-1), 0)
     qkv = F.linear(centered, parameters.qkv.to(x.dtype))  # (B, N, 3C), of mean zero
-    variance = sum_of_squares(qkv) / number  # (B, 3C)
+    squares = sum_of_squares(qkv) if column is None else (qkv.to(wide).square() * column).sum(1)
+    variance = squares / number  # (B, 3C)
     q, k, v = qkv.chunk(3, dim=-1)
+    if column is not None:
+        k = (k * column).to(k.dtype)
     q, k, v = (_columns_by_head(t, parameters.num_heads) for t in (q, k, v))  # (B, H, N, D)
     mixing, constant = fold(variance, mean_product(k, v, number.view(-1, 1, 1, 1)), mean, parameters)
     out = q @ mixing.to(x.dtype) + constant.to(x.dtype)  # (B, H, N, D)

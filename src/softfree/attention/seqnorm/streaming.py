@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class StreamingSeqNorm(StreamingAttention):
-    """Values: mean (B, C) and biased covariance (B, C, C). Raw: N, sum of h, half of the symmetric sum of h h^T."""
+    """Values: mean (B, C) and biased covariance (B, C, C). Raw: N, sum of h, half of the symmetric sum of h h^T.
+
+    With an importance of the tokens, sums are weighted by it, and N is the sum of the weights.
+    """
 
     attention: SeqNormAttention
 
@@ -31,8 +34,12 @@ class StreamingSeqNorm(StreamingAttention):
         """Compute the moments of the tokens."""
         h, full_precision = narrow_as_autocast(h)
         with full_precision:
-            _, mean, covariance = moments(h, mask)
-        return TokenStats(real_counts(h, mask), (mean, covariance))
+            if mask is not None and self.attention.importance is not None:
+                h = h.masked_fill(~mask.unsqueeze(-1), 0)
+            weights = self.attention.token_weights(h, mask)
+            _, mean, covariance = moments(h, mask, weights)
+        number = real_counts(h, mask) if weights is None else weights.sum(1, keepdim=True)
+        return TokenStats(number, (mean, covariance))
 
     def raw(self, stats: TokenStats) -> Tensor:
         """See the class."""
@@ -44,7 +51,7 @@ class StreamingSeqNorm(StreamingAttention):
     def from_raw(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> TokenStats:
         """See the class."""
         number, first, half = raw.split([1, self.width, self.raw_size - 1 - self.width], dim=1)
-        divisor = number.clamp(min=1)
+        divisor = _divisor(number)
         mean = first / divisor
         rows, columns = self._half(raw.device)
         samples = torch.arange(len(raw), device=raw.device).unsqueeze(1)
@@ -67,24 +74,37 @@ class StreamingSeqNorm(StreamingAttention):
     def vjp(
         self, h: Tensor, stats: TokenStats, grads: Sequence[Tensor], mask: Tensor | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return ``dh = (1 dmu^T + (h - mu) (dS + dS^T)) / N`` for the tokens themselves."""
+        """Return ``dh = (1 dmu^T + (h - mu) (dS + dS^T)) / N`` for the tokens themselves.
+
+        With an importance w, dh is weighted by it, and dw as in :mod:`softfree.attention.moments` is returned, too.
+        """
+        weights = self.attention.token_weights(h, mask)
         with torch.no_grad():
-            number = stats.number.clamp(min=1)
-            mean, matrix, shift = stats.values[0], grads[1] + grads[1].mT, grads[0] / number
+            number = _divisor(stats.number)
+            (mean, covariance), (dmean, dcovariance) = stats.values, grads
+            matrix, slope = (dcovariance + dcovariance.mT) / number.unsqueeze(-1), dmean / number
             narrow, full_precision = narrow_as_autocast(h)
             with full_precision:
-                dh = affine(narrow, mean, matrix / number.unsqueeze(-1), shift).to(h.dtype)
+                pull = affine(narrow, mean, matrix, slope)
+            dh = pull.to(h.dtype) if weights is None else (pull * weights.unsqueeze(-1)).to(h.dtype)
             if mask is not None:
                 dh.masked_fill_(~mask.unsqueeze(-1), 0)
-        return [h], [dh]
+            if weights is None:
+                return [h], [dh]
+            deviation = h.to(mean.dtype) - mean.unsqueeze(1)
+            dw = 0.5 * torch.linalg.vecdot(deviation, pull.to(mean.dtype) + slope.unsqueeze(1))
+            dw -= (dcovariance * covariance).sum((1, 2)).unsqueeze(1) / number
+        return [h, weights], [dh, dw]
 
     def queries(self, h: Tensor, stats: TokenStats) -> Tensor:
         """Return Q'."""
         return self.attention.split_heads(self._normalized(h, stats, 0))
 
     def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
-        """Return K' / N."""
-        return self.attention.split_heads(self._normalized(h, stats, 1)) / stats.number.clamp(min=1)[:, :, None, None]
+        """Return K' / N, or with an importance w its rows times w / sum(w)."""
+        keys = self.attention.split_heads(self._normalized(h, stats, 1)) / _divisor(stats.number)[:, :, None, None]
+        weights = self.attention.token_weights(h, None)
+        return keys if weights is None else keys * weights[:, None, :, None]
 
     def _normalized(self, h: Tensor, stats: TokenStats, part: int) -> Tensor:
         p = self.attention.parameters_for_orders()
@@ -97,3 +117,7 @@ class StreamingSeqNorm(StreamingAttention):
         variance = ((wide @ covariance) * wide).sum(2).clamp(min=0)  # (1, C)
         projected = self.project(h - mean.unsqueeze(1), part)
         return gamma * projected * (variance + p.eps).rsqrt().unsqueeze(1) + beta
+
+
+def _divisor(number: Tensor) -> Tensor:
+    return number.where(number > 0, 1)

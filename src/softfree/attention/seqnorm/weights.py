@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from softfree.attention.base import narrow_as_autocast
-from softfree.attention.moments import count, moments
+from softfree.attention.moments import count, moments, total_weight
 from softfree.attention.seqnorm.orders import scale_and_shift
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def gram_rows(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Ten
     p = attention.parameters_for_orders()
     narrow, full_precision = narrow_as_autocast(x)
     with full_precision:
-        _, mean, covariance = moments(narrow, mask)
+        important = attention.token_weights(narrow, mask)
+        _, mean, covariance = moments(narrow, mask, important)
         centered = narrow.to(mean.dtype) - mean.unsqueeze(1)  # (B, N, C)
         qkv = p.qkv.to(mean.dtype)
         variance = ((qkv @ covariance) * qkv).sum(2).clamp(min=0)  # (B, 3C)
@@ -33,5 +34,6 @@ def gram_rows(attention: SeqNormAttention, x: Tensor, weights: Tensor, mask: Ten
         heads = (p.num_heads, attention.head_dim)
         on_input = (query * a_k).unflatten(1, heads).unsqueeze(2) @ w_k.unflatten(0, heads)  # (B, H, 1, C)
         constant = (query * b_k).unflatten(1, heads).sum(2, keepdim=True)  # (B, H, 1)
-        rows = (on_input.squeeze(2) @ centered.mT + constant) / count(x, mask).unsqueeze(2)
+        shares = 1 / count(x, mask) if important is None else important / total_weight(important)  # (B or 1, 1 or N)
+        rows = (on_input.squeeze(2) @ centered.mT + constant) * shares.unsqueeze(1)
     return rows if mask is None else rows.masked_fill(~mask.unsqueeze(1), 0)
