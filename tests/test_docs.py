@@ -53,6 +53,16 @@ def snippets(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```((?:python|bash)[^\n]*)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
 
 
+def test_no_text_holds_the_marks_of_a_merge() -> None:
+    texts = [
+        *PAGES,
+        *ROOT.glob("*.md"),
+        *(path for part in ("src", "lab", "tests") for path in (ROOT / part).rglob("*.py")),
+    ]
+    marked = [path for path in texts if re.search(r"^(<{7} |={7}$|>{7} )", path.read_text(encoding="utf-8"), re.M)]
+    assert marked == []
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")

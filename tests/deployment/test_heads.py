@@ -63,6 +63,20 @@ def test_images(pool: str, tmp_path: Path) -> None:
     in_openvino(model, graph, samples, tmp_path)
 
 
+@pytest.mark.parametrize("tokens", ["few", "many"])
+def test_importance_of_tokens(tokens: str, tmp_path: Path) -> None:
+    """A graph of any size, whose example had few tokens or many."""
+    model = make(
+        "seqnorm_vit_nano_patch16", "mean_topk", patch_size=8, img_size=32, attention_options={"importance": 4.0}
+    )
+    side = 32 if tokens == "few" else 128
+    graph = make_graph(model, 3, side)
+    samples = [torch.randn(shape) for shape in ((1, 3, 8, 8), (2, 3, 32, 40), (1, 3, 90, 160))]
+    check(model, graph.proto, samples)
+    check(model, to_float16(graph.proto, graph.float16_nodes), samples, 2e-2)
+    in_openvino(model, graph, samples, tmp_path)
+
+
 @pytest.mark.parametrize("pool", HEADS)
 def test_bags_and_volumes(pool: str) -> None:
     model = make("seqnorm_bag_nano", pool, in_features=16)
