@@ -110,7 +110,13 @@ def main() -> None:
     }
     reference, *others = given.variants
     for name in others:
-        print(f"{name} against {reference}: log-rank p = {logrank(results[name], results[reference]).pvalue:.3g}")
+        steps = rows.loc[rows["variant"].isin([name, reference]), "steps"]
+        p = (
+            "undefined, all steps are equal"
+            if steps.nunique() == 1
+            else logrank(results[name], results[reference]).pvalue
+        )
+        print(f"{name} against {reference}: log-rank p {p}")
 
 
 if __name__ == "__main__":

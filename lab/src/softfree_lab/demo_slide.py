@@ -124,10 +124,12 @@ def demo_slide(options: DemoOptions, plan: Plan | None = None) -> dict[str, Any]
 def make_model(attention: bool = True) -> VisionTransformer:
     """Create the transformer of the demo: patches of 16 pixels, no position encoding, for slides of any size.
 
-    Without attention, the output of the attentions is frozen at zero, so that each token passes through the layers by
+    Its tokens are weighted by a learned importance, so that the marks count however much tissue there is. Without
+    attention, the output of the attentions is frozen at zero, so that each token passes through the layers by
     itself, and the scores of all are averaged: the norm after the pooling, which is not linear, is omitted, too.
     """
-    model = VisionTransformer(patch_size=16, num_classes=1, embed_dim=32, depth=2, num_heads=4, pos="none")
+    shape = {"patch_size": 16, "num_classes": 1, "embed_dim": 32, "depth": 2, "num_heads": 4, "pos": "none"}
+    model = VisionTransformer(**shape, attention_options={"importance": 4.0} if attention else {})
     if not attention:
         model.fc_norm = nn.Identity()
         for block in model.blocks:

@@ -21,6 +21,7 @@ from softfree.models.registry import IMAGE_MODELS
 Pass = Literal["forward", "training"]
 FLOOR = "products"  # the bare matrix products, a lower bound of the time
 INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to compare with all of "soft"
+WEIGHTED = "weighted"  # after SeqNorm's order: with importance of the tokens
 # Largest max|y - reference| / max|reference| for which a speed is reported.
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 CHECKED_TOKENS = 1024  # softmax in float64 is slow
@@ -33,7 +34,8 @@ class BenchCase:
 
     Attributes:
         kind: "attention" (one sublayer on tokens, or a whole encoder of ``depth``) or "model" (images to logits).
-        method: An attention with its order ("seqnorm gram"), a model's name with its order, a timm name, or "products".
+        method: An attention with its order ("seqnorm gram", "seqnorm gram weighted"), a model's name with its order, a
+            timm name, or "products".
         size: Tokens N, or the side of the image in pixels.
         precision: "fp32", "bf16" or "fp16"; type of weights and input.
         passes: "forward" without gradients, or "training": forward and backward, for models with an AdamW step.
@@ -118,8 +120,10 @@ def _run(case: BenchCase, module: nn.Module, size: int) -> Callable[[Tensor], Te
 
 
 def _module(case: BenchCase) -> nn.Module:
-    name, _, order = case.method.partition(" ")
-    options: dict[str, Any] = {"order": order} if order else {}
+    name, *parts = case.method.split(" ")
+    order = [part for part in parts if part != WEIGHTED]
+    options: dict[str, Any] = {"order": order[0]} if order else {}
+    options |= {"importance": 4.0} if WEIGHTED in parts else {}
     if case.kind == "attention" and case.depth:
         return _OnGrid(Encoder.build(case.depth, case.width, case.heads, attention=name, attention_options=options))
     if case.kind == "attention":

@@ -75,7 +75,8 @@ class AttentionBenchOptions(SpeedOptions):
         width: Features C of a token.
         heads: Number of heads H.
         depth: Blocks of a whole encoder with this attention; 0 for the attention sublayer alone.
-        methods: Attentions, SeqNorm with its order; the bare matrix products are always included.
+        methods: Attentions, SeqNorm with its order, and with 'weighted' after it, with importance of the tokens; the
+            bare matrix products are always included.
         compile: Use torch.compile.
     """
 
