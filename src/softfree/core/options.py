@@ -91,7 +91,7 @@ class ImageOptions:
 
 @dataclass(kw_only=True)
 class VolumeOptions:
-    """Volume preprocessing (models named ..._vit3d_..., or ..._3d_... of your own).
+    """Volume preprocessing (models with vit3d or 3d in their name).
 
     Attributes:
         modality: Intensity scaling and augmentation: 'mr' (each channel normalized to mean 0 and standard deviation 1)

@@ -289,6 +289,19 @@ def test_tokens_of_no_importance_count_for_nothing(order: str) -> None:
     assert_same(module(x)[:, 4000:], module(x[:, 4000:]))
 
 
+@pytest.mark.parametrize("order", ["literal", "folded", "gram"])
+def test_a_token_of_twice_the_importance_is_a_token_twice(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    module = SeqNormAttention(24, 3, order=order, dtype=torch.float64, importance=4.0)
+    x = torch.randn(2, 37, 24, dtype=torch.float64)
+    twice = module(torch.cat([x[:, :1], x], dim=1))[:, 1:]
+    assert not torch.allclose(twice, module(x), rtol=1e-3)
+    weights = torch.ones(2, 37, dtype=torch.float64)
+    weights[:, 0] = 2
+    monkeypatch.setattr(module, "token_weights", lambda *_: weights)
+    assert_same(module(x), twice)
+
+
 def test_importance_of_no_token_at_all_is_finite() -> None:
     module = SeqNormAttention(24, 3, importance=4.0)
     with torch.no_grad():
