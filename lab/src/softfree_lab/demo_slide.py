@@ -128,7 +128,14 @@ def make_model(attention: bool = True) -> VisionTransformer:
     attention, the output of the attentions is frozen at zero, so that each token passes through the layers by
     itself, and the scores of all are averaged: the norm after the pooling, which is not linear, is omitted, too.
     """
-    shape = {"patch_size": 16, "num_classes": 1, "embed_dim": 32, "depth": 2, "num_heads": 4, "pos": "none"}
+    shape: dict[str, Any] = {
+        "patch_size": 16,
+        "num_classes": 1,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 4,
+        "pos": "none",
+    }
     model = VisionTransformer(**shape, attention_options={"importance": 4.0} if attention else {})
     if not attention:
         model.fc_norm = nn.Identity()
