@@ -76,11 +76,15 @@ def sum_of_squares(x: Tensor) -> Tensor:
 
 
 class _SumOfSquares(torch.autograd.Function):
-    """dX = 2 X dy; autograd itself would keep the wide copy of X."""
+    """dX = 2 X dy; autograd itself would keep the wide copy of X, which is made in chunks here."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return x.to(wide_type(x)).square().sum(1)
+        wide = wide_type(x)
+        out = x.new_zeros(x.shape[0], x.shape[2], dtype=wide)
+        for samples, tokens in _chunks(x):
+            out[samples] += x[samples, tokens].to(wide).square().sum(1)
+        return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
