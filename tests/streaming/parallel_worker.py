@@ -76,6 +76,14 @@ def bags_without_padding_or_places(mesh: DeviceMesh) -> None:
 
 
 @check
+def importance_of_tokens(mesh: DeviceMesh) -> None:
+    """One rank has no tiles, others have padding."""
+    model, whole = bag_model(attention_options={"importance": 4.0}).double(), bags().double()
+    group = dist.group.WORLD
+    against_one(model, (whole,), (my_tiles(whole, group),), group, 1e-10, TARGETS)
+
+
+@check
 def heads(mesh: DeviceMesh) -> None:
     """Of bags of 9 to 41 tiles in unequal parts, one of them empty; of images by bands."""
     four, two = dist.group.WORLD, mesh["sequence"]

@@ -15,6 +15,7 @@ CHECKS = [
     "bags_over_four_and_two",
     "bags_with_class_token",
     "bags_without_padding_or_places",
+    "importance_of_tokens",
     "heads",
     "images_by_bands",
     "images_with_masks",
