@@ -25,7 +25,7 @@ from scipy.stats import CensoredData, logrank
 from softfree.core.environment import describe_machine
 from softfree.demo.phantoms import write_phantoms
 from softfree_lab.records import write_record
-from softfree_lab.studies.takeoff import LEVEL
+from softfree_lab.studies.takeoff import LEVEL, read_curve
 from softfree_lab.studies.variants import apply
 
 BENCHMARKS = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ def steps_to_takeoff(table: Path, options: dict[str, Any], run: Path) -> tuple[i
     try:
         while True:
             ended = child.poll() is not None
-            curve = _curve(run)
+            curve = read_curve(run)
             reached = [step for step, area in curve if area >= LEVEL]
             if reached:
                 return reached[0], True
@@ -58,17 +58,6 @@ def steps_to_takeoff(table: Path, options: dict[str, Any], run: Path) -> tuple[i
     finally:
         child.kill()
         child.wait()
-
-
-def _curve(run: Path) -> list[tuple[int, float]]:
-    """Read the steps and validation AUROC so far; of a resumed run, from the logs of all its parts."""
-    rows: dict[int, float] = {}
-    for path in sorted(run.glob("logs/csv/*/metrics.csv")):
-        log = pd.read_csv(path) if path.stat().st_size else pd.DataFrame()
-        if {"step", "val_auroc"} <= set(log):
-            known = log.dropna(subset=["val_auroc"])
-            rows |= {int(step) + 1: float(area) for step, area in zip(known["step"], known["val_auroc"], strict=True)}
-    return sorted(rows.items())
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import fisher_exact
 
 from softfree.core.environment import describe_machine
 from softfree.demo.options import DemoOptions
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     path = given.out / "trials.csv"
@@ -70,6 +71,19 @@ def main() -> None:
             rows = pd.concat([rows, pd.DataFrame(new)], ignore_index=True)
             rows = rows.sort_values(["trained_to", "variant", "seed", "side"], ignore_index=True)
             write_record(path, rows, {"seeds": given.seeds}, machine=describe_machine(1))
+
+    print(summary(pd.concat([pd.read_csv(found) for found in given.out.rglob("trials.csv")])))
+
+
+def summary(rows: pd.DataFrame, level: float = 0.95) -> str:
+    """Count the seeds that reach a level, and compare plain and weighted by Fisher's exact test."""
+    lines = []
+    for (largest, side), group in rows.groupby(["trained_to", "side"]):
+        own = {name: group.loc[group["variant"] == name, "auroc"] >= level for name in ("plain", "weighted")}
+        p = fisher_exact([[reached.sum(), (~reached).sum()] for reached in own.values()]).pvalue
+        counts = ", ".join(f"{name} {reached.sum()} of {len(reached)}" for name, reached in own.items())
+        lines.append(f"trained to {largest}, tested at {side}: {counts} at {level:g} or more, p = {p:.2g}")
+    return "\n".join(lines)
 
 
 def _trial(case: tuple[str, int, int]) -> list[dict[str, object]]:
