@@ -112,6 +112,21 @@ def test_pull_of_masked_tokens_is_zero(attention: Attention) -> None:
     assert h.grad[0, :12].count_nonzero() == 12 * WIDTH
 
 
+def test_pull_with_importance_ignores_padding_that_is_no_number() -> None:
+    torch.manual_seed(0)
+    made = create_attention("seqnorm", WIDTH, HEADS, importance=2.0).double()
+    streaming, h = streaming_form(made), torch.randn(1, 20, WIDTH, dtype=torch.float64)
+    mask, slopes = torch.arange(20)[None] < 12, []
+    stats = streaming.gather(h, mask)
+    pulls = [torch.randn_like(value) for value in stats.values]
+    for padding in (0.0, torch.nan):
+        made.zero_grad()
+        leaf = torch.where(mask.unsqueeze(-1), h, padding).requires_grad_()
+        torch.autograd.backward(*streaming.vjp(leaf * 1, stats, pulls, mask))
+        slopes.append((leaf.grad, made.importance.weight.grad, made.importance.bias.grad))  # type: ignore[union-attr]
+    torch.testing.assert_close(slopes[1], slopes[0])
+
+
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [

@@ -316,7 +316,11 @@ def count(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def total_weight(weights: Tensor) -> Tensor:
     """Sum the weights (B, N) of each sample, (B, 1), or (B, 1, N, 1) to (B, 1, 1, 1); 1 where all are zero."""
-    number = weights.sum(-1 if weights.ndim == 2 else -2, keepdim=True)
+    return divisor(weights.sum(-1 if weights.ndim == 2 else -2, keepdim=True))
+
+
+def divisor(number: Tensor) -> Tensor:
+    """Return numbers of tokens, or sums of their weights, to divide by: 1 where there are none."""
     return number.where(number > 0, 1)
 
 

@@ -167,7 +167,7 @@ class SeqNormAttention(Attention):
         self.q_norm = create(norm=kinds[0], gamma=start.gamma_q, beta=start.beta_q)
         self.k_norm = create(norm=kinds[1], gamma=1.0, beta=start.beta_k)
         self.v_norm = create(norm=kinds[2], gamma=1.0, beta=0.0)
-        self.gain = importance
+        self.gain = importance or 1.0
         self.importance = None if importance is None else nn.Linear(dim, 1, **factory_options)
         self.init_projections()
         if not keeps_bias:
@@ -183,7 +183,7 @@ class SeqNormAttention(Attention):
 
     def init_projections(self) -> None:
         """Make all tokens equally important: w = 1."""
-        if self.importance is not None and self.gain is not None:
+        if self.importance is not None:
             nn.init.zeros_(self.importance.weight)
             nn.init.constant_(self.importance.bias, math.log(math.expm1(1)) / self.gain)
 
@@ -197,11 +197,18 @@ class SeqNormAttention(Attention):
         attn_mask = real_tokens(x, attn_mask, is_causal)
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
-            if attn_mask is not None and self.importance is not None:
-                x = x.masked_fill(~attn_mask.unsqueeze(-1), 0)
-            weights = self.token_weights(x, attn_mask)
+            x, weights = self.weigh(x, attn_mask)
             y = (gram if order == "gram" else folded)(x, attn_mask, self.parameters_for_orders(), weights)
         return self.proj_drop(y)
+
+    def weigh(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return tokens x (B, N, C) with zeros in padding and their importance, or as they are and None if it is equal.
+
+        Padding may be NaN, which must not reach the gradient of u.
+        """
+        if mask is not None and self.importance is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0)
+        return x, self.token_weights(x, mask)
 
     def token_weights(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Compute the importance w of each token, (B, N), float32 or better; None if it is equal.
@@ -210,7 +217,7 @@ class SeqNormAttention(Attention):
             x: Tokens (B, N, C), finite in padding, too.
             mask: True for real tokens (B, N), or None for all; padding has w = 0.
         """
-        if self.importance is None or self.gain is None:
+        if self.importance is None:
             return None
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
@@ -303,8 +310,9 @@ class SeqNormAttention(Attention):
             counted = self.counted(q, heads)
             return dot_rows(self.q_norm(q, heads, counted), self.k_norm(k, heads, counted), weights, heads)
         counted = important[:, None, :, None]
-        row: Tensor = weights[:, None, None] @ self.q_norm(q, heads, counted) @ self.k_norm(k, heads, counted).mT
-        return row.squeeze(2) * (important / total_weight(important)).unsqueeze(1)
+        k = self.k_norm(k, heads, counted, gain=counted / total_weight(counted))
+        row: Tensor = weights[:, None, None] @ self.q_norm(q, heads, counted) @ k.mT
+        return row.squeeze(2)
 
     @contextmanager
     def tuned_for(self, tokens: int) -> Iterator[None]:

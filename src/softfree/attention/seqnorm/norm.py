@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from softfree.attention.base import wide_type
+from softfree.attention.moments import divisor
 from softfree_runtime.core.errors import UserError
 
 # Axes of (B, H, N, D) that one mean and one variance are taken over.
@@ -104,8 +105,7 @@ class TokenNorm(nn.Module):
             centered = t - mean
             variance = centered.square().mean(axes, keepdim=True)
         else:
-            number = counted.sum(axes, keepdim=True)
-            number = number.where(number > 0, 1)
+            number = divisor(counted.sum(axes, keepdim=True))
             mean = (t * counted).sum(axes, keepdim=True) / number
             centered = t - mean
             variance = (centered.square() * counted).sum(axes, keepdim=True) / number

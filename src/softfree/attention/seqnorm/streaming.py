@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softfree.attention.base import narrow_as_autocast
-from softfree.attention.moments import affine, moments
+from softfree.attention.moments import affine, divisor, moments
 from softfree.attention.seqnorm.orders import mix_moments
 from softfree.attention.streaming import AffineMap, StreamingAttention, TokenStats, real_counts
 
@@ -34,9 +34,7 @@ class StreamingSeqNorm(StreamingAttention):
         """Compute the moments of the tokens."""
         h, full_precision = narrow_as_autocast(h)
         with full_precision:
-            if mask is not None and self.attention.importance is not None:
-                h = h.masked_fill(~mask.unsqueeze(-1), 0)
-            weights = self.attention.token_weights(h, mask)
+            h, weights = self.attention.weigh(h, mask)
             _, mean, covariance = moments(h, mask, weights)
         number = real_counts(h, mask) if weights is None else weights.sum(1, keepdim=True)
         return TokenStats(number, (mean, covariance))
@@ -51,12 +49,12 @@ class StreamingSeqNorm(StreamingAttention):
     def from_raw(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> TokenStats:
         """See the class."""
         number, first, half = raw.split([1, self.width, self.raw_size - 1 - self.width], dim=1)
-        divisor = _divisor(number)
-        mean = first / divisor
+        count = divisor(number)
+        mean = first / count
         rows, columns = self._half(raw.device)
         samples = torch.arange(len(raw), device=raw.device).unsqueeze(1)
         second = half.new_zeros(len(raw), self.width, self.width)
-        second = second.index_put((samples, rows, columns), half / divisor)
+        second = second.index_put((samples, rows, columns), half / count)
         second = second + second.tril(-1).mT
         covariance = torch.baddbmm(second, mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
         # Rounding must not make a variance negative.
@@ -78,12 +76,12 @@ class StreamingSeqNorm(StreamingAttention):
 
         With an importance w, dh is weighted by it, and dw as in :mod:`softfree.attention.moments` is returned, too.
         """
-        weights = self.attention.token_weights(h, mask)
+        tokens, weights = self.attention.weigh(h, mask)
         with torch.no_grad():
-            number = _divisor(stats.number)
+            number = divisor(stats.number)
             (mean, covariance), (dmean, dcovariance) = stats.values, grads
             matrix, slope = (dcovariance + dcovariance.mT) / number.unsqueeze(-1), dmean / number
-            narrow, full_precision = narrow_as_autocast(h)
+            narrow, full_precision = narrow_as_autocast(tokens)
             with full_precision:
                 pull = affine(narrow, mean, matrix, slope)
             dh = pull.to(h.dtype) if weights is None else (pull * weights.unsqueeze(-1)).to(h.dtype)
@@ -91,7 +89,7 @@ class StreamingSeqNorm(StreamingAttention):
                 dh.masked_fill_(~mask.unsqueeze(-1), 0)
             if weights is None:
                 return [h], [dh]
-            deviation = h.to(mean.dtype) - mean.unsqueeze(1)
+            deviation = tokens.to(mean.dtype) - mean.unsqueeze(1)
             dw = 0.5 * torch.linalg.vecdot(deviation, pull.to(mean.dtype) + slope.unsqueeze(1))
             dw -= (dcovariance * covariance).sum((1, 2)).unsqueeze(1) / number
         return [h, weights], [dh, dw]
@@ -102,7 +100,7 @@ class StreamingSeqNorm(StreamingAttention):
 
     def keys(self, h: Tensor, stats: TokenStats) -> Tensor:
         """Return K' / N, or with an importance w its rows times w / sum(w)."""
-        keys = self.attention.split_heads(self._normalized(h, stats, 1)) / _divisor(stats.number)[:, :, None, None]
+        keys = self.attention.split_heads(self._normalized(h, stats, 1)) / divisor(stats.number)[:, :, None, None]
         weights = self.attention.token_weights(h, None)
         return keys if weights is None else keys * weights[:, None, :, None]
 
@@ -117,7 +115,3 @@ class StreamingSeqNorm(StreamingAttention):
         variance = ((wide @ covariance) * wide).sum(2).clamp(min=0)  # (1, C)
         projected = self.project(h - mean.unsqueeze(1), part)
         return gamma * projected * (variance + p.eps).rsqrt().unsqueeze(1) + beta
-
-
-def _divisor(number: Tensor) -> Tensor:
-    return number.where(number > 0, 1)
