@@ -22,6 +22,7 @@ Pass = Literal["forward", "training"]
 FLOOR = "products"  # the bare matrix products, a lower bound of the time
 INVERSE = "soft inverse"  # SOFT's pseudo-inverse by itself, to compare with all of "soft"
 WEIGHTED = "weighted"  # after SeqNorm's order: with importance of the tokens
+TRITON = "triton"  # after "seqnorm gram": its passes over the tokens by the kernels on trial
 # Largest max|y - reference| / max|reference| for which a speed is reported.
 TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
 CHECKED_TOKENS = 1024  # softmax in float64 is slow
@@ -119,15 +120,32 @@ def _run(case: BenchCase, module: nn.Module, size: int) -> Callable[[Tensor], Te
     return lambda x: run(x, grid=(side, side))
 
 
-def _module(case: BenchCase) -> nn.Module:
-    name, *parts = case.method.split(" ")
-    order = [part for part in parts if part != WEIGHTED]
+def attention_of(method: str, width: int, heads: int) -> nn.Module:
+    """Create the attention that a case's ``method`` names."""
+    name, options, parts = _parsed(method)
+    attention = create_attention(name, width, heads, **options)
+    if TRITON not in parts:
+        return attention
+    from softfree_lab.bench.gpu.triton_moments import TritonGramOrder  # Triton exists for some systems only
+
+    assert isinstance(attention, SeqNormAttention)
+    return TritonGramOrder(attention)
+
+
+def _parsed(method: str) -> tuple[str, dict[str, Any], list[str]]:
+    """Split a method into its name, the attention's options, and all that follows the name."""
+    name, *parts = method.split(" ")
+    order = [part for part in parts if part not in (WEIGHTED, TRITON)]
     options: dict[str, Any] = {"order": order[0]} if order else {}
-    options |= {"importance": 4.0} if WEIGHTED in parts else {}
+    return name, options | ({"importance": 4.0} if WEIGHTED in parts else {}), parts
+
+
+def _module(case: BenchCase) -> nn.Module:
+    name, options, _ = _parsed(case.method)
     if case.kind == "attention" and case.depth:
         return _OnGrid(Encoder.build(case.depth, case.width, case.heads, attention=name, attention_options=options))
     if case.kind == "attention":
-        return create_attention(name, case.width, case.heads, **options)
+        return attention_of(case.method, case.width, case.heads)
     model_options = dict(case.options)
     if name in IMAGE_MODELS:
         checkpointing = model_options.pop("grad_checkpointing", False)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from softfree.attention import ATTENTIONS, SeqNormAttention, create_attention
 from softfree.core.precision import DTYPES
-from softfree_lab.bench.cases import TOLERANCES
+from softfree_lab.bench.cases import TOLERANCES, attention_of
 from softfree_lab.bench.gpu.kernels import kernels_of
 from softfree_lab.bench.gpu.section import Place, Task
 
@@ -36,7 +36,8 @@ RESULT = re.compile(r"\b(PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b")
 
 def tasks(place: Place) -> Iterator[Task]:
     """Yield first the comparison with float64 of each attention, then the tests, then the names of fused kernels."""
-    for name in (*ATTENTIONS, "seqnorm gram", "seqnorm folded"):
+    on_trial = ["seqnorm gram triton"] if place.device == "cuda" else []
+    for name in (*ATTENTIONS, "seqnorm gram", "seqnorm folded", *on_trial):
         for precision in PRECISIONS[place.device]:
             yield Task({"what": "values", "attention": name, "precision": precision}, _compare(name, precision, place))
     yield Task({"what": "kernels"}, lambda: _kernels(place))
@@ -64,12 +65,12 @@ def compare(name: str, tokens: int, precision: str, device: str) -> dict[str, fl
         ``error`` of the values and ``gradient_error`` of the input's gradient: max|x - reference| / max|reference|.
     """
     torch.manual_seed(0)
-    name, _, order = name.partition(" ")
-    module = create_attention(name, WIDTH, HEADS, **({"order": order} if order else {})).to(DTYPES[precision])
+    module = attention_of(name, WIDTH, HEADS).to(DTYPES[precision])
     x, weights = (torch.randn(2, tokens, WIDTH).to(DTYPES[precision]) for _ in range(2))
     exact = copy.deepcopy(module).double()
-    if isinstance(exact, SeqNormAttention):
-        exact.order = "literal"
+    for submodule in exact.modules():
+        if isinstance(submodule, SeqNormAttention):
+            submodule.order = "literal"
     want = _with_gradient(exact, x.double(), weights.double())
     got = _with_gradient(module.to(device), x.to(device), weights.to(device))
     errors = (_error(one, other) for one, other in zip(got, want, strict=True))

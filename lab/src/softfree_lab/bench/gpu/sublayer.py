@@ -17,7 +17,7 @@ from softfree_lab.bench.gpu.section import Place, Task, release
 # In order of importance: what comes last is left out when the time is over.
 LENGTHS = {"cuda": (16384, 65536, 4096, 1024, 262144), "cpu": (256, 1024)}
 PRECISIONS = {"cuda": ("bf16", "fp16"), "cpu": ("fp32",)}
-FLASH, CUDNN = "softmax flash", "softmax cudnn"
+FLASH, CUDNN, ON_TRIAL = "softmax flash", "softmax cudnn", "seqnorm gram triton"
 METHODS = (FLOOR, "seqnorm gram", "softmax", "seqnorm folded", "sima", "soft_norm", "seqnorm literal")
 BACKENDS = {FLASH: SDPBackend.FLASH_ATTENTION, CUDNN: SDPBackend.CUDNN_ATTENTION}
 # Compiling takes up to a minute each, so that only what may gain by it is.
@@ -43,7 +43,7 @@ def tasks(place: Place) -> Iterator[Task]:
 
 
 def _eager(place: Place, precision: str) -> Iterator[Task]:
-    methods = (*METHODS, FLASH, CUDNN) if place.device == "cuda" else METHODS
+    methods = (*METHODS, FLASH, CUDNN, ON_TRIAL) if place.device == "cuda" else METHODS
     for tokens in LENGTHS[place.device]:
         for passes in PASSES:
             for method in methods:
