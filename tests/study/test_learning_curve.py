@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from tests.conftest import leave_out_figures
 
 from softfree.cli.main import main
+from softfree.inference.run import Run
 from softfree.study import members as members_module
 from softfree.study.learning_curve import learning_curve
-from softfree.study.learning_curve_report import LearningCurve
+from softfree.study.learning_curve_report import LearningCurve, limits
 from softfree.study.options import LearningCurveOptions
 from softfree_runtime.core.errors import UserError
 
@@ -106,6 +108,8 @@ def test_it_goes_on_only_as_it_began(curve: LearningCurve, begin: Callable) -> N
         ({"train": {"epochs": "many"}}, "epochs is 'many'; expected a whole number"),
         ({"train": {"epochs": 0}}, "--epochs 0: expected 1 or more"),
         ({"fractions": [0.01, 1]}, "leaves none with"),
+        ({"pretrain": {"size": 3}}, "pretrain: size is that of the trainings"),
+        ({"pretrain": {"epoch": 3}}, "softfree pretrain has no option epoch"),
         ({"fractions": [2]}, "--fractions 2: expected numbers above 0"),
     ],
 )
@@ -114,6 +118,32 @@ def test_impossible_curves_are_refused_before_any_training(begin: Callable, chan
     with pytest.raises(UserError, match=message):
         learning_curve(table, options)
     assert not (options.out / "curve.yaml").exists()
+
+
+def test_pretraining_sees_all_training_images_of_a_draw_and_none_that_is_held_out(begin: Callable) -> None:
+    pretrain = {"epochs": 1, "decoder_depth": 1, "batch_size": 4}
+    table, options = begin("pretrained", pretrain=pretrain, equal_steps=False)
+    with leave_out_figures():
+        curve = learning_curve(table, options)
+    all_samples = curve.trainings.query("fraction == 1").set_index("fold")["samples"]
+    for fold, name in ((1, "fold1"), (2, "fold2_repeat2")):
+        pretrained = options.out / "pretrained" / name
+        note = yaml.safe_load((pretrained / "config.yaml").read_text())["pretraining"]["rows"]
+        assert note == f"the {all_samples[str(fold)]} rows outside of fold {fold}, out of 32"
+        for fraction in ("0.5", "1"):
+            member = Run.load(options.out / f"part_{fraction}" / "members" / name)
+            assert member.config["options"]["weights"] == str(pretrained.resolve())
+    assert any("pretrained without labels on all training images" in sentence for sentence in limits(curve, options))
+    options.pretrain = {}
+    with pytest.raises(UserError, match=r"was begun with pretrain \{"):
+        learning_curve(table, options)
+
+
+def test_weights_of_ones_own_and_pretraining_exclude_each_other(begin: Callable) -> None:
+    table, options = begin("both", pretrain={"epochs": 1})
+    options.train = {**options.train, "weights": "elsewhere"}
+    with pytest.raises(UserError, match="the trainings begin with the weights elsewhere; leave out one of the two"):
+        learning_curve(table, options)
 
 
 def test_the_command_goes_on_with_a_finished_curve(

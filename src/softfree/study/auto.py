@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from softfree.core.options import TrainOptions
 from softfree.core.progress import console
 from softfree.data.folds import Folds, assign_folds, read_folds, write_folds
 from softfree.data.seen_rows import SeenRows
@@ -29,7 +31,7 @@ from softfree.reporting.facts import near_duplicates_in_words, table_facts
 from softfree.reporting.options import EvaluateOptions, ReportOptions
 from softfree.reporting.scoring import write_predictions
 from softfree.reporting.targets import TargetEvaluations, evaluate_run
-from softfree.study.members import member_options, pretrain_options, train_members
+from softfree.study.members import member_options, pretrain_options, pretrained, train_members
 from softfree.study.options import AutoOptions
 from softfree.study.plan import make_plan
 from softfree.study.plan_file import read_audit, read_estimate, read_plan, write_plan
@@ -90,14 +92,20 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
         keys = list(member_keys(len(folds.names), len(folds.numbers), options.members))
         first = member_options(options, path, planned, keys[0])
         check_options(first)
+        pretrain = None
         if pretraining is not None:
             pretrain_options(first, pretraining, directory.pretrained)
+            pretrain = partial(_pretrained, directory, pretraining)
         if options.dry_run:
             return None
-        members = train_members(options, path, planned, keys, pretraining)
+        members = train_members(options, path, planned, keys, pretrain)
         run = _write_ensemble(directory, members, table, folds)
         shutil.rmtree(directory.cache, ignore_errors=True)
         return _evaluate(run, options, table, bool((folds.numbers[0] < 0).any()))
+
+
+def _pretrained(directory: StudyDirectory, planned: Mapping[str, Any], train: TrainOptions, key: MemberKey) -> Path:
+    return pretrained(train, planned, directory.pretrained / key.name)
 
 
 def _folds(table: Table, options: AutoOptions, directory: StudyDirectory) -> Folds:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from softfree.evaluation.learning_curve import fit, summarize
 from softfree.evaluation.metrics import lower_is_better
 from softfree.inference.run import Run
 from softfree.study.learning_curve_report import LearningCurve, write_pages
-from softfree.study.members import member_options, train_members
+from softfree.study.members import member_options, pretrain_options, pretrained, train_members
 from softfree.study.options import AutoOptions, LearningCurveOptions
 from softfree.study.recipe import check_begun, check_recipe, read_whole_table, refuse_other_content
 from softfree.study.scores import StudyMetric, held_out, study_metric, targets_setting
@@ -61,7 +62,13 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
         check_begun(settings, _settings(options, fractions, table, folds))
         recipes = _recipes(options, parts)
         for fraction, recipe in recipes.items():
-            check_options(member_options(_part_options(options, fraction), path, recipe, MemberKey(1)))
+            first = member_options(_part_options(options, fraction), path, recipe, MemberKey(1))
+            check_options(first)
+        pretrain = None
+        if options.pretrain:
+            pretrain_options(first, options.pretrain, options.out)
+            pretrain = partial(_pretrained, options)
+            write_folds(_whole(options), table, nested_folds(table, folds, 1.0, options.seed))
         write_atomically(settings, yaml.safe_dump(_settings(options, fractions, table, folds), sort_keys=False))
         rows = []
         for fraction, part in parts.items():
@@ -70,7 +77,7 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
             console.print(f"{fraction:g} of the training patients: {count:.0f}", highlight=False, style="bold")
             write_folds(StudyDirectory(part_options.out).folds, table, part)
             keys = [MemberKey(draw % len(folds.names) + 1, draw + 1) for draw in range(len(part.numbers))]
-            members = train_members(part_options, path, recipes[fraction], keys)
+            members = train_members(part_options, path, recipes[fraction], keys, pretrain)
             metric = study_metric(options)
             rows += [_row(fraction, part, table, key, run, metric) for key, run in members.items()]
         shutil.rmtree(options.out / "cache", ignore_errors=True)
@@ -85,13 +92,26 @@ def _settings(options: LearningCurveOptions, fractions: list[float], table: Tabl
         "equal_steps": options.equal_steps,
         "seed": options.seed,
         "train": dict(options.train),
+        "pretrain": dict(options.pretrain) or None,
         **targets_setting(options),
     }
 
 
+def _whole(options: LearningCurveOptions) -> Path:
+    """Return the file with the folds of each draw, all of whose images are pretrained on."""
+    return options.out / "folds.json"
+
+
+def _pretrained(options: LearningCurveOptions, train: TrainOptions, key: MemberKey) -> Path:
+    """Pretrain for a draw: once for all parts of it, since labels are few and images many."""
+    return pretrained(
+        replace(train, fold_file=_whole(options)), options.pretrain, options.out / "pretrained" / key.name
+    )
+
+
 def _part_options(options: LearningCurveOptions, fraction: float) -> AutoOptions:
     shared = {field.name for field in fields(AutoOptions)} & {field.name for field in fields(LearningCurveOptions)}
-    values = {name: getattr(options, name) for name in shared - {"out", "train"}}
+    values = {name: getattr(options, name) for name in shared - {"out", "train", "pretrain"}}
     return AutoOptions(**values, out=options.out / f"part_{fraction:g}")
 
 

@@ -121,7 +121,12 @@ def sentences(curve: LearningCurve) -> list[str]:
 def limits(curve: LearningCurve, options: LearningCurveOptions) -> list[str]:
     """Say how the numbers were made and what they cannot show."""
     steps = "about as many steps" if options.equal_steps else "as many epochs"
+    pretrained = (
+        "Each training began with weights pretrained without labels on all training images of its draw, so that only"
+        " the number of labels differs."
+    )
     return [
+        *([pretrained] if options.pretrain else []),
         f"All sizes were evaluated on the same {curve.held_out} held-out samples, and trained for {steps}.",
         "Parts are nested, keep patients whole, and have about the classes' shares.",
         "Intervals are over draws only. Draws share patients, and the law may not hold: the truth is less certain.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def train_members(
     path: Path,
     planned: Mapping[str, Any],
     keys: Sequence[MemberKey],
-    pretraining: Mapping[str, Any] | None = None,
+    pretrain: Callable[[TrainOptions, MemberKey], Path] | None = None,
 ) -> dict[MemberKey, Run]:
     """Train what is missing; return all members.
 
@@ -41,7 +41,7 @@ def train_members(
         path: The table.
         planned: Options of ``softfree train`` from the plan.
         keys: The members.
-        pretraining: Options of ``softfree pretrain`` from the plan; None to begin with random weights.
+        pretrain: Makes, or finds, the weights that a training begins with; None to begin with random weights.
 
     Raises:
         UserError: A training cannot start or go on; finished ones are kept.
@@ -57,10 +57,8 @@ def train_members(
             console.print(title, highlight=False, style="bold")
             if run.is_unused():
                 train_options = member_options(options, path, planned, key)
-                if pretraining is not None:
-                    train_options.weights = str(
-                        _pretrained(train_options, pretraining, directory.pretrained / key.name)
-                    )
+                if pretrain is not None:
+                    train_options.weights = str(pretrain(train_options, key))
                 train(train_options)
             else:
                 resume(member, path, options.image_root)
@@ -103,8 +101,11 @@ def pretrain_options(train: TrainOptions, planned: Mapping[str, Any], out: Path)
     """Return the options of the pretraining of a member: those of its training, and what the plan says.
 
     Raises:
-        UserError: The plan has an option that softfree pretrain does not know, or one that the study sets.
+        UserError: The plan has an option that softfree pretrain does not know, or one that the study sets; or the
+            training begins with other weights.
     """
+    if train.weights is not None:
+        raise UserError(f"pretrain: the trainings begin with the weights {train.weights}; leave out one of the two")
     shared = {field.name for field in fields(PretrainOptions)} - OWN
     chosen = {name: getattr(train, name) for name in shared} | {"out": out}
     if twice := sorted(chosen.keys() & planned.keys()):
@@ -114,8 +115,20 @@ def pretrain_options(train: TrainOptions, planned: Mapping[str, Any], out: Path)
     return PretrainOptions(**(chosen | dict(planned)))
 
 
-def _pretrained(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> Path:
-    """Pretrain on the images of a training, unless that is done; the fold that is held out is left out here, too."""
+def pretrained(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> Path:
+    """Pretrain on the images of a training, unless that is done; the fold that is held out is left out here, too.
+
+    Args:
+        train: Options of the training that follows.
+        planned: Options of ``softfree pretrain``.
+        out: Folder of the weights.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: The pretraining cannot start or go on.
+    """
     directory = RunDirectory(out)
     if directory.metrics.is_file():
         return out

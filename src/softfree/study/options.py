@@ -95,6 +95,9 @@ class LearningCurveOptions(StudyTableOptions):
             take the same number of epochs.
         seed: Seed of the folds, of the choice of patients and of the trainings.
         train: Options of softfree train, e.g. '{size: 256, epochs: 50}'.
+        pretrain: Pretrain on all training images of each draw without labels first, with these options of softfree
+            pretrain, e.g. '{epochs: 200}': how many labels are enough if images are many; default: start from random
+            weights.
     """
 
     out: Path = Path("curve")
@@ -105,6 +108,7 @@ class LearningCurveOptions(StudyTableOptions):
     equal_steps: bool = True
     seed: int = 0
     train: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
