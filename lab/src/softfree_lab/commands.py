@@ -170,6 +170,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
             RUNS,
             json=True,
         ),
+        "study curves": _command(
+            "compare learning curves of one table, such as with and without pretraining",
+            "studies.learning_curves.study_curves",
+            studies.CurvesOptions,
+            ("curves+", "Folders of softfree learning-curve."),
+        ),
         "study ensemble": _command(
             "measure what the ensemble of a study and test-time augmentation gain and cost",
             "studies.ensemble.study_ensemble",

@@ -18,32 +18,24 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from softfree.core.environment import describe_machine
-from softfree.core.options import Split, TrainOptions
+from softfree.core.options import TrainOptions
 from softfree.demo.phantoms import write_phantoms
-from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
-from softfree.inference.run_directory import Calibration, RunDirectory
-from softfree.reporting.scoring import open_table, predict_rows, scores_of
+from softfree.inference.run_directory import RunDirectory
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
-from softfree_lab.records import write_csv, write_machine
 from softfree_lab.studies import baseline, peers  # noqa: F401  # peers registers its models
 from softfree_lab.studies.children import Children
-from softfree_lab.studies.folds import draw_folds, pool_folds
+from softfree_lab.studies.folds import draw_folds
 from softfree_lab.studies.options import AblationOptions
-from softfree_lab.studies.plots import plot_scales, plot_tokens, plot_variants
-from softfree_lab.studies.summary import summarize, to_markdown, trials_table
-from softfree_lab.studies.takeoff import read_curve
+from softfree_lab.studies.study_record import fitted_trial, trained_trial, write_tables
 from softfree_lab.studies.trials import Trial, TrialKey, check_same_options, read_trials, write_trials
 from softfree_lab.studies.variants import Overrides, apply, choose_variants
 from softfree_runtime.core.errors import UserError, unknown_name
 from softfree_runtime.core.files import read_yaml, write_atomically
-from softfree_runtime.core.task import Task
 
 # Options that do not affect the result of a trial.
 WITHOUT_EFFECT = (
@@ -154,7 +146,10 @@ def _study(
         variants += dict.fromkeys(baseline.name_of(recipe.options) for recipe in recipes)
         _add_baselines(options, recipes, trials)
     finished = {key: trials[key] for key in [*wanted, *_baseline_keys(options, recipes)] if key in trials}
-    text = _write(options, finished, variants, scales) if finished else ""
+    text = ""
+    if finished:
+        margin, count = options.margin, options.num_bootstrap
+        text = write_tables(options.out, finished, variants, scales, margin=margin, num_bootstrap=count)
     if failed:
         first, reason = next(iter(failed.items()))
         raise UserError(
@@ -221,7 +216,7 @@ def _train_all(
             key = running[future]
             try:
                 run = future.result()
-                trials[key] = _record(key, run, _relevant(missing[key][1]), scales)
+                trials[key] = trained_trial(key, run, _relevant(missing[key][1]), scales)
             except UserError as error:
                 failed[key] = str(error)
                 continue
@@ -264,7 +259,7 @@ def _add_baselines(options: AblationOptions, recipes: list[Recipe], trials: dict
             print(f"{recipe.name} has no baseline: {error}", file=sys.stderr)
             continue
         for key in missing:
-            trials[key] = _trial(key, scores.task, {"1": scores}, cost, {})
+            trials[key] = fitted_trial(key, scores.task, {"1": scores}, cost, {})
     write_trials(options.out / "cells.jsonl", trials.values())
 
 
@@ -300,61 +295,3 @@ def _train(options: AblationOptions, key: TrialKey, table: Path, settings: dict[
                 f"{folder} was trained with {name} {recorded.get(name)!r}, not {settings[name]!r}; delete it"
             )
     return Run.load(folder)
-
-
-def _record(key: TrialKey, run: Run, settings: dict[str, Any], scales: tuple[float, ...]) -> Trial:
-    scores = {f"{scale:g}": _scores(run, scale) for scale in scales}
-    trial = _trial(key, run.task, scores, run.directory.read_cost(), settings)
-    return replace(trial, curve=read_curve(run.folder))
-
-
-def _trial(
-    key: TrialKey, task: Task, scores: dict[str, Scores], cost: dict[str, Any], settings: dict[str, Any]
-) -> Trial:
-    first = scores["1"]
-    return Trial(
-        key=key,
-        options=settings,
-        kind=task.kind,
-        classes=list(task.classes),
-        targets=first.targets.tolist(),
-        patients=first.patients.tolist(),
-        probabilities={name: np.round(score.probabilities, 6).tolist() for name, score in scores.items()},
-        cost={name: value for name, value in cost.items() if name != "machine"},
-        machine=describe_machine(),
-    )
-
-
-def _scores(run: Run, scale: float) -> Scores:
-    """Return scores on the test images, or on the held-out fold, at another side with unchanged weights.
-
-    Those of a fold are not calibrated: the temperature and thresholds of its run were chosen on the fold itself.
-    """
-    split: Split = "test" if run.config["options"]["fold"] is None else "val"
-    if split == "val":
-        run = replace(run, calibration=Calibration())
-    if scale == 1.0:
-        frame = run.directory.read_predictions()
-        return scores_of(frame[frame["split"] == split], run)
-    side = max(16, round(run.image_preprocessing.size * scale))
-    other = replace(run, config=run.config | {"preprocessing": run.config["preprocessing"] | {"size": side}})
-    return scores_of(predict_rows(other, open_table(run).where(split)), run)
-
-
-def _write(
-    options: AblationOptions, trials: dict[TrialKey, Trial], variants: list[str], scales: tuple[float, ...]
-) -> str:
-    pooled = pool_folds(trials)
-    summary = summarize(pooled, variants, scales, margin=options.margin, num_bootstrap=options.num_bootstrap)
-    write_csv(options.out / "cells.csv", trials_table(trials))
-    write_csv(options.out / "summary.csv", summary)
-    text = to_markdown(summary, margin=options.margin)
-    machines = sorted({trial.machine for trial in trials.values()})
-    write_atomically(options.out / "summary.md", text + "\n" + "".join(f"{machine}\n" for machine in machines))
-    write_machine(options.out, machines=machines)
-    at_training = summary[summary["scale"] == 1.0]
-    plot_variants(options.out / "summary.png", at_training, pooled)
-    if len(scales) > 1:
-        plot_scales(options.out / "scales.png", summary)
-    plot_tokens(options.out / "tokens.png", trials)
-    return text

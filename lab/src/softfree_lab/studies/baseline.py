@@ -39,7 +39,12 @@ INNER_FOLDS = 5  # at most, of the training samples, which choose C where valida
 
 def name_of(recipe: Mapping[str, Any]) -> str:
     """Return the name of the baseline of a recipe, the training options without the table."""
-    return modality_of(TrainOptions(table=Path(), **recipe)).small_copy or f"{SIDE} x {SIDE} pixels"
+    return name_of_options(TrainOptions(table=Path(), **recipe))
+
+
+def name_of_options(options: TrainOptions) -> str:
+    """Return the name of the baseline of a training."""
+    return modality_of(options).small_copy or f"{SIDE} x {SIDE} pixels"
 
 
 def fit_baseline(options: TrainOptions) -> tuple[Scores, dict[str, Any]]:

@@ -48,6 +48,25 @@ class AblationOptions:
 
 
 @dataclass(kw_only=True)
+class CurvesOptions:
+    """Study of learning curves.
+
+    Attributes:
+        own_table: Where the table that the curves were made of is now, if it was moved.
+        baseline: Include a logistic regression on images of 32 x 32 pixels, fitted to the same labels.
+        margin: Non-inferiority margin: acceptable loss of AUROC against the first curve.
+        num_bootstrap: Number of resamples of draws and patients for the intervals.
+        out: Folder for the record and the tables.
+    """
+
+    own_table: Path | None = None
+    baseline: bool = True
+    margin: float = 0.02
+    num_bootstrap: int = 2000
+    out: Path = Path("curves")
+
+
+@dataclass(kw_only=True)
 class RobustnessOptions:
     """Robustness study.
 
