@@ -36,8 +36,8 @@ QUICK = "--epochs 1 --progress=false --accelerator cpu"
 SHALLOW = {"depth": 2}
 # Of studies whose own tests look at them.
 FIGURES = ("explain.plot_measures", "explain.plot_curves", "robustness.plot_robustness")
-LONG = ("archive", "compare", "edge", "how-many", "own-attention", "several-targets", "slides", "studies", "targets",
-        "tune")  # fmt: skip
+LONG = ("archive", "compare", "edge", "how-many", "own-attention", "pretrain", "several-targets", "slides", "studies",
+        "targets", "tune")  # fmt: skip
 """Pages whose snippets are slow tests: what they show has fast tests of its own."""
 SMALL = {
     "linear_vit": "--batch-size 8",
@@ -204,6 +204,8 @@ def _run(line: str) -> None:
     if arguments[0] == "learning-curve":
         train = {"model": "seqnorm_vit_nano_patch16", "model_options": SHALLOW, "size": 64, "epochs": 1}
         arguments += ["--folds", "2", "--fractions", "[0.5, 1]", "--no-progress", "--train", json.dumps(train)]
+        if "--pretrain" in arguments:
+            arguments += ["--pretrain", json.dumps({"epochs": 1, "decoder_depth": 1})]
     if arguments[0] in ("train", "pretrain") and "--resume" not in arguments:
         small = next(options for mark, options in SMALL.items() if mark in command)
         arguments += shlex.split(f"{QUICK} {small}")
