@@ -82,6 +82,17 @@ def test_convolution_of_heads(grid: tuple[int, ...], masked: bool) -> None:
         torch.testing.assert_close(got[:, :, 1 + number], want)
 
 
+def test_tokens_of_a_sequence_are_adjacent_whatever_padding_is_between_them() -> None:
+    torch.manual_seed(0)
+    conv = HeadConv(3, 5, dims=1, dtype=torch.float64)
+    v = torch.randn(2, 3, 11, 4, dtype=torch.float64)
+    mask = torch.ones(2, 1, 11, 1, dtype=torch.bool)
+    mask[0, :, [0, 4, 5]], mask[1, :, [2, 10]] = False, False
+    got = conv(v.masked_fill(~mask, float("nan")), None, mask)
+    for sample, real in enumerate(mask[:, 0, :, 0]):
+        torch.testing.assert_close(got[sample, :, real], conv(v[sample : sample + 1, :, real], None, None)[0])
+
+
 def test_a_convolution_needs_its_grid() -> None:
     with pytest.raises(UserError, match="pass the grid to the attention"):
         HeadConv(3, 3)(torch.randn(1, 3, 8, 4), None, None)

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -96,9 +97,13 @@ def test_padding_is_free_in_single_precision() -> None:
     torch.testing.assert_close(model(batch)[:1], model(first.unsqueeze(0)), rtol=0, atol=2e-6)
 
 
-def test_padding_may_hold_anything() -> None:
+@pytest.mark.parametrize(
+    ("attention", "options"),
+    [("seqnorm", {}), ("soft", {"conv": 3}), ("nystromformer", {"conv": 3}), ("linformer", {})],
+)
+def test_padding_may_hold_anything(attention: str, options: dict[str, Any]) -> None:
     """Rows between tiles, too, and not-a-number in their features: neither logits nor gradients see them."""
-    model, tiles = make(), bag(20)
+    model, tiles = make(attention=attention, attention_options=options), bag(20)
     wild = torch.full((1, 30, 19), math.nan, dtype=torch.float64)
     wild[0, 3:13], wild[0, 18:28] = tiles[:10], tiles[10:]
     gradients = []

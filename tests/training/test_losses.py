@@ -191,6 +191,12 @@ def test_the_loss_of_hazards_does_not_depend_on_batches() -> None:
     torch.testing.assert_close(torch.stack(parts).sum() / len(TIMES), whole)
 
 
+def test_hazards_are_measured_where_the_outputs_are() -> None:
+    """As in validation on the processor, of a module that was trained on a GPU."""
+    loss = HazardObjective(CUTS)(torch.zeros(len(TIMES), 3, device="meta"), torch.tensor(TIMES, device="meta"))
+    assert loss.device.type == "meta"
+
+
 def test_cox_is_the_partial_likelihood_of_a_batch() -> None:
     rng = np.random.default_rng(0)
     log_hazards = rng.normal(0, 1, 20)

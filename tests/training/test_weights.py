@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -13,11 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from softfree.attention import SeqNormAttention
+from softfree.data.dataset import SampleDataset
+from softfree.data.modalities.image import ImagePreprocessing
 from softfree.models import create_model
 from softfree.models.registry import create_case_model
 from softfree.training.loop import train
-from softfree.training.weights import imitate_softmax, is_softmax, load_weights, options_for_weights
+from softfree.training.weights import _chosen, imitate_softmax, is_softmax, load_weights, options_for_weights
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers import DecodedImage
 
 SIZE = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
 
@@ -53,6 +57,18 @@ def test_a_softmax_vit_is_converted_on_the_way(
     kept = load_file(run.folder / "model.safetensors")
     torch.testing.assert_close(kept["blocks.0.mlp.fc1.weight"], load_file(published)["blocks.0.mlp.fc1.weight"])
     assert not torch.equal(kept["blocks.0.attn.q_norm.weight"], torch.ones_like(kept["blocks.0.attn.q_norm.weight"]))
+
+
+@pytest.mark.parametrize(("number", "last"), [(10, 9), (100, 99), (127, 126), (191, 190)])
+def test_images_for_a_conversion_are_taken_evenly_and_as_they_are(number: int, last: int) -> None:
+    images = [DecodedImage(np.full((16, 16, 1), index, np.uint8), 0, 255, None, (), "") for index in range(number)]
+    steps = ImagePreprocessing.create("photo", 16, "native", 1)
+    samples = SampleDataset(images, None, steps, augmentation=lambda image, _: image + 1000)
+    places = np.linspace(0, number - 1, min(number, 64)).astype(int)
+    assert places[-1] == last
+    plain = SampleDataset(images, None, steps)
+    for image, place in zip(_chosen(samples), places, strict=True):
+        torch.testing.assert_close(image, plain[place]["image"])
 
 
 def test_an_attention_without_a_closed_form_says_so(

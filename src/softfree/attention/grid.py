@@ -149,7 +149,10 @@ class HeadConv(nn.Module):
         Returns:
             (B, H, P + n, D).
         """
-        grid = (v.shape[2],) if grid is None else grid
+        rank = None
+        if grid is None:
+            grid = (v.shape[2],)
+            rank = None if mask is None else (mask.long().cumsum(2) - 1).clamp(min=0).expand_as(v)
         if len(grid) != self.dims:
             raise UserError(
                 f"Got tokens on a grid of {len(grid)} sides for a convolution of {self.dims}: pass the "
@@ -157,9 +160,13 @@ class HeadConv(nn.Module):
             )
         n = math.prod(grid)
         real = v if mask is None else v.masked_fill(~mask, 0)
+        if rank is not None:  # real tokens side by side; padding adds zeros to one of them
+            real = torch.zeros_like(real).scatter_add(2, rank, real)
         batch, heads, _, width = v.shape
         maps = real[:, :, -n:].permute(0, 3, 1, 2).reshape(batch * width, heads, *grid)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.dims - 1]
         out = convolve(maps, self.weight.to(maps.dtype), padding=self.weight.shape[-1] // 2, groups=heads)
         out = out.reshape(batch, width, heads, n).permute(0, 2, 3, 1)
+        if rank is not None:
+            return out.gather(2, rank)
         return F.pad(out, (0, 0, v.shape[2] - n, 0))

@@ -41,6 +41,7 @@ def moments(x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
         mean (B, C) and the biased covariance (B, C, C), in float32 or better. Without real tokens both are zero.
     """
     if weights is not None:
+        weights = relative(weights)
         return _plain_weighted_moments(x, weights) if plain_only() else _WeightedMoments.apply(x, weights)
     if plain_only():
         return _plain_moments(x, mask)
@@ -317,6 +318,15 @@ def count(x: Tensor, mask: Tensor | None) -> Tensor:
 def total_weight(weights: Tensor) -> Tensor:
     """Sum the weights (B, N) of each sample, (B, 1), or (B, 1, N, 1) to (B, 1, 1, 1); 1 where all are zero."""
     return divisor(weights.sum(-1 if weights.ndim == 2 else -2, keepdim=True))
+
+
+def relative(weights: Tensor) -> Tensor:
+    """Divide weights (B, N) or (B, 1, N, 1) by the largest of each sample, so that halves hold them.
+
+    Weighted means do not depend on the scale, which is therefore a constant for the gradient.
+    """
+    axis = -1 if weights.ndim == 2 else -2
+    return weights / divisor(weights.detach().amax(axis, keepdim=True))
 
 
 def divisor(number: Tensor) -> Tensor:

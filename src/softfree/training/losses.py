@@ -108,11 +108,13 @@ class HazardObjective(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of logits ``(B, J)`` against times and events ``(B, 2)``."""
+        # Validation is measured on the processor, wherever the module is.
+        ends, middles = self.ends.to(outputs.device), self.middles.to(outputs.device)
         times, events = targets[:, TIME, None].float(), targets[:, EVENT, None] == 1
-        own = torch.searchsorted(self.ends, times)  # the interval of the event; J after the last
-        number = torch.arange(len(self.ends), device=outputs.device)
+        own = torch.searchsorted(ends, times)  # the interval of the event; J after the last
+        number = torch.arange(len(ends), device=outputs.device)
         here = events & (number == own)
-        survived = torch.where(events, number < own, self.middles <= times)
+        survived = torch.where(events, number < own, middles <= times)
         return F.binary_cross_entropy_with_logits(
             outputs.float(), here.float(), weight=(here | survived).float(), reduction="sum"
         ) / len(outputs)

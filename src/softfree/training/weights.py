@@ -7,6 +7,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -180,8 +181,10 @@ def _cases(samples: SampleDataset) -> list[Tensor]:
 
 def _chosen(samples: SampleDataset) -> Iterator[Tensor]:
     readable = [index for index in range(len(samples)) if index not in samples.failed]
-    for index in readable[:: max(1, len(readable) // CONVERSION_IMAGES)][:CONVERSION_IMAGES]:
-        yield samples[index]["image"]
+    places = np.linspace(0, len(readable) - 1, min(len(readable), CONVERSION_IMAGES)).astype(int)
+    chosen = samples.without_augmentation([readable[place] for place in places])
+    for index in range(len(chosen)):
+        yield chosen[index]["image"]
 
 
 @torch.no_grad()

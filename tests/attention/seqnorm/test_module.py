@@ -333,3 +333,18 @@ def test_unknown_norm() -> None:
 def test_prefix_to_leave_out_must_be_named() -> None:
     with pytest.raises(UserError, match="set num_prefix_tokens"):
         SeqNormAttention(24, 3, class_token_in_statistics=False)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("bias", [-5.0, -22.0, -300.0])
+@pytest.mark.parametrize("order", ["literal", "folded", "gram"])
+def test_only_relations_of_importance_matter(order: str, bias: float, dtype: torch.dtype, tolerance: float) -> None:
+    """Equal importance changes nothing, however small it is, and leaves the model something to learn from."""
+    torch.manual_seed(0)
+    plain = SeqNormAttention(24, 3, order="literal", dtype=torch.float64)
+    weighted = SeqNormAttention(24, 3, order=order, dtype=torch.float64, importance=4.0)
+    weighted.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.constant_(weighted.importance.bias, bias)
+    x = torch.randn(2, 40, 24, dtype=torch.float64)
+    got, want = weighted.to(dtype)(x.to(dtype)).double(), plain(x)
+    assert (got - want).abs().max() <= tolerance * want.abs().max()

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from softfree.attention.base import Attention, Grid, dot_rows, narrow_as_autocast, wide_type
 from softfree.attention.cost import AttentionCost, Shape
 from softfree.attention.mask import real_tokens
-from softfree.attention.moments import total_weight
+from softfree.attention.moments import relative, total_weight
 from softfree.attention.registry import register_attention
 from softfree.attention.seqnorm.cost import seqnorm_cost
 from softfree.attention.seqnorm.norm import TokenNorm
@@ -49,6 +49,7 @@ Order = Literal["auto", "literal", "folded", "gram"]
 # median that `softfree-lab bench orders` measured on a CPU for widths of 192, 384 and 768, forward and backward, in
 # float32 and bfloat16; single cases lie between 1.3 and 4.4, and near the crossover either order is good.
 GRAM_FROM = 2.5
+LEAST_IMPORTANCE = 1e-30  # added, so that float32 never counts all tokens for nothing: then they count alike
 
 
 class Init(NamedTuple):
@@ -222,7 +223,7 @@ class SeqNormAttention(Attention):
         x, full_precision = narrow_as_autocast(x)
         with full_precision:
             scores = F.linear(x, self.importance.weight.to(x.dtype)).squeeze(-1).to(wide_type(x))
-            weights = F.softplus(self.gain * (scores + self.importance.bias))
+            weights = F.softplus(self.gain * (scores + self.importance.bias)) + LEAST_IMPORTANCE
         return weights if mask is None else weights.masked_fill(~mask, 0)
 
     def mix_inputs(self, x: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -270,6 +271,7 @@ class SeqNormAttention(Attention):
 
         ``weights`` (B, 1, N, 1) are the importance of the tokens, 0 for padding.
         """
+        weights = None if weights is None else relative(weights)
         counted = self.counted(q, mask) if weights is None else weights
         tokens: Tensor | int = q.shape[2]
         if weights is not None:

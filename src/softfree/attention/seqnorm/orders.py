@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softfree.attention.base import mean_product, wide_type
-from softfree.attention.moments import affine, count, moments, sum_of_squares, total_weight
+from softfree.attention.moments import affine, count, moments, relative, sum_of_squares, total_weight
 
 
 class Parameters(NamedTuple):
@@ -89,6 +89,7 @@ def folded(x: Tensor, mask: Tensor | None, parameters: Parameters, weights: Tens
     wide = wide_type(x)
     if mask is not None:
         x = x.masked_fill(~mask.unsqueeze(-1), 0)
+    weights = None if weights is None else relative(weights)
     column = None if weights is None else weights.unsqueeze(-1)  # (B, N, 1)
     number = count(x, mask) if weights is None else total_weight(weights)  # (B, 1) or (1, 1)
     mean = x.sum(1, dtype=wide) / number if column is None else (x * column).sum(1) / number
