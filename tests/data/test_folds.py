@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from softfree.data.folds import assign_folds, read_folds, split_of_fold, write_folds
+from softfree.data.folds import assign_folds, folds_of, read_folds, split_of_fold, write_folds
 from softfree.data.table import Table, read_table
 from softfree_runtime.core.errors import UserError
 
@@ -75,6 +75,42 @@ def test_sites_are_left_out_in_turn(tmp_path: Path) -> None:
     assert folds.names == ("site 0", "site 1", "site 2")
     np.testing.assert_array_equal(folds.numbers[0], np.arange(90) % 3)
     assert folds.made == "3 folds by the column 'site'"
+
+
+@pytest.mark.parametrize("by", ["patient_id", "case_id", "path", "PatientName"])
+def test_folds_of_patients_are_numbered_and_name_nobody(tmp_path: Path, by: str) -> None:
+    numbers = np.arange(90)
+    names = [f"Doe{n % 30:02}" for n in numbers]
+    patients = [f"{n}" for n in numbers] if by == "path" else names
+    table = table_of(tmp_path, patient_id=patients, case_id=patients, PatientName=names)
+    folds = assign_folds(table, by=by)
+    assert folds.names == tuple(str(n + 1) for n in range(90 if by == "path" else 30))
+    assert pd.Series(folds.numbers[0]).groupby(table.frame[by].to_numpy()).nunique().max() == 1
+    write_folds(tmp_path / "folds.json", table, folds)
+    assert "Doe" not in (tmp_path / "folds.json").read_text()
+    assert split_of_fold(tmp_path / "folds.json", 1).in_words().startswith("fold 1 held out")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["Doe"] * 10 + ["Roe"] * 20, "class 'ill' is only in fold '1', so that no training"),
+        (["Doe"] * 30, "column 'patient_id' has only one value: expected two or more"),
+    ],
+)
+def test_refused_folds_of_patients_name_nobody(tmp_path: Path, ids: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        assign_folds(table_of(tmp_path, patient_id=ids * 3, split=["train"] * 90), by="patient_id")
+    assert "Doe" not in str(refused.value)
+
+
+def test_folds_in_parquet_may_be_empty_for_some_rows(tmp_path: Path) -> None:
+    table_of(tmp_path)
+    fold = pd.array([None, *[1, 2] * 44, 1], "Int64")
+    pd.read_csv(tmp_path / "t.csv").assign(fold=fold).to_parquet(tmp_path / "t.parquet")
+    folds = folds_of(read_table(tmp_path / "t.parquet"))
+    assert folds is not None
+    assert folds[:3] == ["", "1", "2"]
 
 
 def test_a_column_of_own_folds_is_used(tmp_path: Path) -> None:

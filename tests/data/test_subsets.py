@@ -66,6 +66,17 @@ def test_a_part_without_a_class_is_refused(tmp_path: Path) -> None:
         nested_folds(whole, assign_folds(whole, 3), 0.1, 0)
 
 
+def test_a_number_that_only_one_site_has_is_refused(tmp_path: Path) -> None:
+    number = np.arange(40)
+    columns = {"path": [f"{n}.png" for n in number], "site": np.repeat(["x", "y"], 20), "grade": number % 2}
+    pd.DataFrame(columns | {"age": [*range(20), *[None] * 20]}).to_csv(tmp_path / "t.csv", index=False)
+    targets = "- {name: age, kind: regression, column: age}\n- {name: grade, kind: classes, column: grade}\n"
+    (tmp_path / "t.yaml").write_text(targets)
+    both = read_table(tmp_path / "t.csv", targets=tmp_path / "t.yaml", val_fraction=0.0, test_fraction=1.0)
+    with pytest.raises(UserError, match="a known value of target 'age' is only in fold 'x', so that no training that"):
+        nested_folds(both, assign_folds(both, by="site"), 0.5, 0)
+
+
 @pytest.mark.parametrize("fractions", [[0.5], [0.5, 0.5], [0, 1], [0.5, 1.5]])
 def test_fractions_that_make_no_curve_are_refused(fractions: list[float]) -> None:
     with pytest.raises(UserError, match="--fractions"):

@@ -2,7 +2,9 @@ import hashlib
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from softfree.data.table_file import RowNamer, closest, read_table_file
 from softfree_runtime.core.errors import UserError
@@ -61,6 +63,33 @@ def test_parquet_numbers_and_categories_become_text(tmp_path):
     assert table.frame["flag"].tolist() == ["1", "0", "1"]
     assert table.frame["grade"].fillna("?").tolist() == ["3", "?", "1"]
     assert table.rows.name([2]) == "row 2"
+
+
+@pytest.mark.parametrize("text", [TEXT, {*TEXT, "signed", "unsigned", "flag"}])
+def test_a_null_in_a_parquet_column_leaves_the_other_values_as_they_are(tmp_path, text):
+    columns = {
+        "path": ["a", "b", "c"],
+        "signed": pa.array([7093871234567890123, None, -1], pa.int64()),
+        "unsigned": pa.array([2**63 + 5, None, 0], pa.uint64()),
+        "flag": [True, None, False],
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    frame = read_table_file(tmp_path / "t.parquet", text).frame.astype("string").fillna("?")
+    assert frame["signed"].tolist() == ["7093871234567890123", "?", "-1"]
+    assert frame["unsigned"].tolist() == ["9223372036854775813", "?", "0"]
+    assert frame["flag"].tolist() == (["1", "?", "0"] if "flag" in text else ["True", "?", "False"])
+
+
+def test_parquet_columns_of_lists_are_left_out(tmp_path):
+    columns = {"path": ["a", "b"], "label": ["x", "y"], "boxes": [[1.0, 2.0], None], "about": [{"k": 1}, None]}
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    table = read_table_file(tmp_path / "t.parquet", TEXT)
+    assert list(table.frame) == ["path", "label"]
+    assert table.notes == tuple(
+        f"column '{name}' holds lists or structs and is not used" for name in ("boxes", "about")
+    )
+    with pytest.raises(UserError, match="column 'about' holds lists or structs; expected one value in each cell"):
+        read_table_file(tmp_path / "t.parquet", {*TEXT, "about"})
 
 
 def test_the_digest_is_that_of_the_file(tmp_path):

@@ -232,6 +232,10 @@ def test_classes_may_be_given_in_their_order(tmp_path: Path) -> None:
         ("- {name: a, kind: regression, column: ml, weight: much}", "weight is 'much'; expected a finite number"),
         ("- {name: a, kind: regression, column: ml, classes: [x, y]}", "leave them out of regression"),
         ("- {name: a, kind: regression, column: ml, positive: x}", "positive is for kind classes"),
+        ("- {name: a, kind: ordinal, column: grade, classes: 2}", "classes are 2; expected two or more"),
+        ("- {name: a, kind: classes, column: label, classes: true}", "classes are True; expected two or more"),
+        ("- {name: a, kind: classes, column: label, classes: 2.5}", "classes are 2.5; expected two or more"),
+        ("- {name: a, kind: classes, column: label, classes: well}", "classes are 'well'; expected two or more"),
         ("- {name: a, kind: ordinal, column: grade, classes: [yes, no]}", "expected two or more different names"),
         ("- {name: a, kind: ordinal, column: grade}", "their order is not known; list them from the lowest"),
         (

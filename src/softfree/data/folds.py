@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from softfree.data.follow_up import EVENT
 from softfree.data.split_file import RunSplit, hashed_key
 from softfree.data.splits import number_strata, strata_in_words
-from softfree.data.table import Table
+from softfree.data.table import Table, may_identify
 from softfree.data.targets import tables_of, with_target
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import write_atomically
@@ -34,7 +34,7 @@ class Folds:
     """The fold in which each row is held out.
 
     Attributes:
-        names: Names of the folds, such as ``("1", "2", "3")`` or the sites.
+        names: Names of the folds, such as ``("1", "2", "3")`` or the sites; never values that may identify people.
         numbers: ``(R, n)`` for R repeats: the position of the fold in ``names``; -1 for rows of the fixed test set,
             which no fold trains on or holds out.
         made: How they were made, in words.
@@ -51,8 +51,8 @@ def assign_folds(
     """Assign rows to folds; a patient is in one fold only.
 
     A column ``fold`` of the table is used as it is; else each value of the column ``by`` (such as a site) becomes a
-    fold; else patients are drawn, with about the same share of each class in each fold. The draw depends on the
-    patients' names and the seed, not on the order of rows.
+    fold, whose name is a number if the values may identify people; else patients are drawn, with about the same share
+    of each class in each fold. The draw depends on the patients' names and the seed, not on the order of rows.
 
     Args:
         table: The rows.
@@ -120,7 +120,7 @@ def folds_of(table: Table, path: Path | None = None) -> list[str] | None:
     """
     if path is None:
         column = table.frame.get(COLUMN)
-        return None if column is None else column.fillna("").astype(str).tolist()
+        return None if column is None else column.astype("string").fillna("").tolist()
     content = _content(path)
     salt, names = bytes.fromhex(content["table_sha256"]), [*content["names"], ""]  # -1 is in no fold
     known = {key: names[number] for key, number in zip(content["keys"], content["numbers"][0], strict=True)}
@@ -221,9 +221,12 @@ def _by_column(table: Table, column: str) -> tuple[tuple[str, ...], np.ndarray]:
             " these rows the split extra to leave them out"
         )
     names = sorted(values.astype(str).unique(), key=lambda name: (len(name), name))
-    if len(names) < 2:
-        raise UserError(f"column {column!r} has only the value {names[0]!r}: expected two or more to hold out in turn")
     parts = values.astype(str).map({name: number for number, name in enumerate(names)}).to_numpy()
+    if secret := may_identify(column):
+        names = [str(number) for number in range(1, len(names) + 1)]
+    if len(names) < 2:
+        only = "one value" if secret else f"the value {names[0]!r}"
+        raise UserError(f"column {column!r} has only {only}: expected two or more to hold out in turn")
     patients = table.frame["patient"].to_numpy()
     several = pd.Series(parts).groupby(patients).nunique()
     if (shared := several[several > 1]).size:
@@ -267,7 +270,7 @@ def _check_classes(table: Table, count: int) -> None:
 
 
 def _marks(table: Table) -> dict[str, np.ndarray]:
-    """Return which rows have each class, each finding present and absent, or the event; nothing for numbers."""
+    """Return which rows have each class, each finding present and absent, the event, or a known number."""
     marks: dict[str, np.ndarray] = {}
     for name, task, targets in single_targets(table.task, table.targets):
         of = f" of target {name!r}" if name else ""
@@ -275,7 +278,9 @@ def _marks(table: Table) -> dict[str, np.ndarray]:
             marks |= {f"the event{of}": targets[:, EVENT] == 1}
         elif task.exclusive:
             marks |= {f"class {one!r}{of}": targets == number for number, one in enumerate(task.classes)}
-        elif not task.numeric:
+        elif task.numeric:
+            marks |= {f"a known value{of}": ~np.isnan(targets)}
+        else:
             marks |= {f"finding {one!r}{of}": targets[:, number] == 1 for number, one in enumerate(task.classes)}
             marks |= {f"absence of {one!r}{of}": targets[:, number] == 0 for number, one in enumerate(task.classes)}
     return marks

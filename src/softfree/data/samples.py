@@ -17,8 +17,16 @@ from softfree.data.modalities.registry import MODALITIES, Modality
 from softfree.data.table import Table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers.nifti_file import header_and_voxels
-from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_time
-from softfree_runtime.sources.sample_source import Case, CaseFile, SourceFile, files_of, resolution, sample_source
+from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_times
+from softfree_runtime.sources.sample_source import (
+    Case,
+    CaseFile,
+    SourceFile,
+    file_of,
+    files_of,
+    resolution,
+    sample_source,
+)
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -89,9 +97,10 @@ def join_cases(table: Table, variables: Sequence[str] = (), *, has_resolution: b
     frame = table.frame
     ids = frame[CASE].fillna("").astype(str).tolist() if CASE in frame else [f"row {row}" for row in frame["row"]]
     views = frame[VIEW].fillna("").astype(str).str.strip().tolist() if VIEW in frame else [""] * len(frame)
-    times = [parse_time(cell) for cell in frame[TIME]] if TIME in frame else [None] * len(frame)
+    times = parse_times(frame[TIME]) if TIME in frame else [None] * len(frame)
     mpp = resolutions(frame["mpp"]) if has_resolution and "mpp" in frame else [None] * len(frame)
-    columns = zip(frame["file"], mpp, table.frames, views, times, strict=True)
+    paths = [file_of(source).path for source in frame["file"]]  # which may have their resolution already
+    columns = zip(paths, mpp, table.frames, views, times, strict=True)
     files = [CaseFile(*values) for values in columns]
 
     def names_of(positions: Collection[int]) -> str:

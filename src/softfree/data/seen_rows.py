@@ -6,24 +6,30 @@ the run and a list of ids can test whether an id is among them.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from softfree.data.modalities.base import Preprocessing
 from softfree.data.samples import parts_of
 from softfree.data.table import Table, frame_numbers
-from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.core.files import write_atomically
+from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
+from softfree_runtime.readers.series_files import is_dicom, series_in
 from softfree_runtime.sources.identity import identify_patients
-from softfree_runtime.sources.sample_source import files_of
+from softfree_runtime.sources.sample_source import CaseFile, SampleSource, files_of
 
 _END = 1 << 20  # bytes at either end of a large file that are hashed
 
@@ -47,12 +53,19 @@ class SeenRows:
         """Hash the rows of ``train`` and ``val``."""
         key = secrets.token_bytes(16)
         frame = table.frame[table.frame["split"].isin(["train", "val"])]
-        files = frozenset(filter(None, _files(key, frame)))
+        files = frozenset(digest for digests in _files(key, frame) for digest in digests)
         return cls(key, files, frozenset(filter(None, _patients(key, frame))))
 
-    def rows(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return boolean ``(n,)``: rows whose file or patient was used in training."""
-        files = np.array([digest in self.files for digest in _files(self.key, frame)], dtype=bool)
+    def rows(self, frame: pd.DataFrame, *, whole_series: bool = False) -> np.ndarray:
+        """Return boolean ``(n,)``: rows of which a file, or the patient, was used in training.
+
+        Args:
+            frame: Rows of a table.
+            whole_series: Whether a DICOM file stands for its series, see :func:`reads_series`.
+        """
+        mates = functools.cache(_series_in) if whole_series else None
+        digests = _files(self.key, frame, mates)
+        files = np.array([any(digest in self.files for digest in own) for own in digests], dtype=bool)
         return files | np.array([digest in self.patients for digest in _patients(self.key, frame)], dtype=bool)
 
     def write(self, path: Path) -> None:
@@ -76,31 +89,65 @@ def read_seen_rows(path: Path) -> SeenRows | None:
         raise UserError(f"{path} cannot be read; copy the run again") from None
 
 
-def _files(key: bytes, frame: pd.DataFrame) -> Iterable[str]:
-    """Hash the content of each row's files; empty if they cannot be read."""
+def reads_series(preprocessing: Preprocessing) -> bool:
+    """Return whether a DICOM file named in a table stands for all of its series: a volume, or the levels of a slide."""
+    each: Sequence[Any] = [preprocessing]
+    if isinstance(preprocessing, NumpyCasePreprocessing):
+        each = preprocessing.images
+    return any(images.kind in ("volume", "slide") for images in each)
+
+
+_Mates = Callable[[Path], Mapping[Path, Sequence[Path]]]
+"""Returns the DICOM files in a folder, and all files of the series of each."""
+
+
+def _files(key: bytes, frame: pd.DataFrame, mates: _Mates | None = None) -> Iterator[Iterator[str]]:
+    """Hash the content of each file of each row, as far as they can be read; with ``mates`` also of its series."""
     for source, number in zip(frame["file"], frame_numbers(frame), strict=True):
-        digest = blake2b(key=key, digest_size=12)
-        try:
-            for file in files_of(source):
-                for path in parts_of(Path(file.path)):
-                    _add(digest, path)
-        except OSError:
-            yield ""
-            continue
-        digest.update(str(number or 0).encode())  # without a number it is the first frame
-        yield digest.hexdigest()
+        yield _digests(key, source, number, mates)
 
 
-def _add(digest: blake2b, path: Path) -> None:
+def _digests(key: bytes, source: SampleSource, number: int | None, mates: _Mates | None) -> Iterator[str]:
+    for file in files_of(source):
+        path, frame = Path(file.path), file.frame if isinstance(file, CaseFile) else number
+        with suppress(OSError):
+            yield from _hashed(key, parts_of(path), frame)
+            if mates is not None and path.is_file() and is_dicom(path):
+                for mate in mates(path.parent).get(path, ()):
+                    yield from _hashed(key, [mate], frame)
+
+
+def _hashed(key: bytes, parts: Sequence[Path], frame: int | None) -> Iterator[str]:
+    """Hash files together, and each DICOM file among several: one is enough to know a series again."""
+    end = str(frame or 0).encode()  # without a number it is the first frame
+    together = blake2b(key=key, digest_size=12)
+    for part in parts:
+        content = _content(part)
+        together.update(content)
+        if len(parts) > 1 and is_dicom(part):
+            yield blake2b(content + end, key=key, digest_size=12).hexdigest()
+    together.update(end)
+    yield together.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """Return the size of a file and its bytes, of a large one those at either end."""
     size = os.path.getsize(path)
-    digest.update(size.to_bytes(8, "little"))
     with path.open("rb") as file:
         if size <= 2 * _END:
-            digest.update(file.read())
+            content = file.read()
         else:
-            digest.update(file.read(_END))
+            content = file.read(_END)
             file.seek(-_END, os.SEEK_END)
-            digest.update(file.read())
+            content += file.read()
+    return size.to_bytes(8, "little") + content
+
+
+def _series_in(folder: Path) -> dict[Path, tuple[Path, ...]]:
+    try:
+        return {path: series.files for series in series_in(folder) for path in series.files}
+    except ReadError:  # reading the sample will tell what is wrong
+        return {}
 
 
 def _patients(key: bytes, frame: pd.DataFrame) -> Iterable[str]:

@@ -30,6 +30,10 @@ SPLITS = ("train", "val", "test")
 _OWN = ("file", "patient", "row")
 _PATIENT_LIKE = ("patient", "patientid", "patientname", "subject", "subjectid", "participantid", "mrn")
 _PLAIN = re.compile(r"[\W_]+")
+_IDENTIFYING = re.compile(
+    r"\b(id|ids|pid|patient|patientid|subject|subjectid|caseid|studyid|name|names|surname|mrn|ssn|birth"
+    r"|birthday|birthdate|dob|accession|accessionnumber|uid|uuid|guid|address|phone|email|path|file|filename)\b"
+)
 _MANY_ROWS = 20
 
 
@@ -253,6 +257,12 @@ def frame_numbers(rows: pd.DataFrame) -> list[int | None]:
     if "frame" not in rows:
         return [None] * len(rows)
     return [None if pd.isna(number) else int(number) for number in rows["frame"]]
+
+
+def may_identify(column: str) -> bool:
+    """Return whether the values of a column may identify people, by its name: ids, names, birth dates or the like."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold()
+    return _IDENTIFYING.search(re.sub(r"[^a-z]+", " ", words)) is not None
 
 
 def patients_across_splits(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,13 @@ import io
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from softfree.data.folder_file import read_folder
 from softfree_runtime.core.errors import UserError, listed, shortened
-from softfree_runtime.sources.table_text import RowNamer, TextTable, as_cell, check_text, read_bytes
+from softfree_runtime.sources.table_text import RowNamer, TextTable, as_cell, check_text, has_decimal_commas, read_bytes
 
 NEEDED = ("path", "patient_id", "split", "frame", "mpp")
 
@@ -23,8 +24,8 @@ class TableFile:
     """The rows of a file as they are.
 
     Attributes:
-        frame: All columns, the requested ones as stripped text with NA for empty cells; the index is the number of the
-            row, counted from 0.
+        frame: All columns of single values, the requested ones as stripped text with NA for empty cells; the index is
+            the number of the row, counted from 0.
         rows: Names rows in messages.
         digest: SHA-256 of the file.
         notes: What was assumed or left out, one sentence each.
@@ -51,7 +52,8 @@ def read_table_file(path: Path, text: Collection[str]) -> TableFile:
         return TableFile(frame, RowNamer("image", 1), digest, notes)
     content = read_bytes(path)
     if content.startswith(b"PAR1"):
-        frame, rows, notes = _parquet(path, content), RowNamer("row", 0), ()
+        frame, notes = _parquet(path, content, text)
+        rows = RowNamer("row", 0)
     else:
         checked = check_text(path, content, {*NEEDED, *text})
         frame, decimal = parsed(path, checked, text)
@@ -78,22 +80,39 @@ def closest(name: str, candidates: Iterable[str]) -> str | None:
     return folded[matches[0]] if matches else None
 
 
-def _parquet(path: Path, content: bytes) -> pd.DataFrame:
+def _parquet(path: Path, content: bytes, text: Collection[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read the columns of single values; those of lists or structs are left out, which is noted."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    # Without them, one null would turn whole numbers into rounded floats, and booleans into words.
+    nullable: dict[pa.DataType, Any] = {
+        pa.bool_(): pd.BooleanDtype(),
+        pa.int8(): pd.Int8Dtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
+    }
     try:
         table = parquet.read_table(io.BytesIO(content))
         # Invalid bytes declared as text would crash on first access.
         table.validate(full=True)
-        frame = table.to_pandas().reset_index(drop=True)
+        single = [number for number, field in enumerate(table.schema) if not pa.types.is_nested(field.type)]
+        frame = table.select(single).to_pandas(types_mapper=nullable.get).reset_index(drop=True)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         message = str(error).splitlines()[0][:200]
         raise UserError(f"{path}: a damaged Parquet file ({message}); write it again") from None
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     if double := sorted(set(frame.columns[frame.columns.duplicated()])):
         raise UserError(f"{path}: two columns are called {shortened(double[0])}; rename one")
-    return frame
+    lists = [field.name.strip() for field in table.schema if pa.types.is_nested(field.type)]
+    if needed := [name for name in lists if name in text]:
+        raise UserError(f"{path}: column {needed[0]!r} holds lists or structs; expected one value in each cell")
+    return frame, tuple(f"column {name!r} holds lists or structs and is not used" for name in lists)
 
 
 def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -125,14 +144,10 @@ def parsed(path: Path, table: TextTable, text: Collection[str]) -> tuple[pd.Data
 
 
 def _decimal_commas(column: pd.Series) -> pd.Series | None:
-    """Parse a text column such as ``63,5``, or return None; ``1,234`` alone could be thousands and stays text."""
+    """Parse a text column of decimal commas, or return None."""
     if not pd.api.types.is_string_dtype(column) or column.isna().all():
         return None
-    known = column.dropna().str.strip()
-    with_comma = known[known.str.contains(",", regex=False)]
-    if with_comma.empty or not known.str.fullmatch(r"[+-]?\d+(,\d+)?").all():
-        return None
-    if with_comma.str.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}").all():
+    if not has_decimal_commas(column.dropna().str.strip().tolist()):
         return None
     return pd.to_numeric(column.str.strip().str.replace(",", ".", regex=False))
 

@@ -172,8 +172,9 @@ def _classes(what: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     if kind not in ("classes", "ordinal"):
         raise UserError(f"{what} classes are for the kinds classes and ordinal; leave them out of {kind}")
-    words = all(isinstance(one, str | int) and not isinstance(one, bool) for one in classes) if classes else False
-    names = tuple(plain_text(str(one)) for one in classes) if isinstance(classes, list) and words else ()
+    entries = classes if isinstance(classes, list) else []
+    words = all(isinstance(one, str | int) and not isinstance(one, bool) for one in entries)
+    names = tuple(plain_text(str(one)) for one in entries) if words else ()
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"{what} classes are {shown(classes)}; expected two or more different names, text in quotes")
     return names

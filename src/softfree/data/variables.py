@@ -149,10 +149,12 @@ def _refuse_many_categories(path: Path, name: str, cells: pd.Series) -> None:
 def _described(name: str, categorical: bool, sources: Sequence[SampleSource]) -> Variable:
     cells = pd.Series([cells_of(source).get(name, "") for source in sources], dtype=object)
     known = cells[[not is_missing(cell, number=False) for cell in cells]]
-    if categorical or not _mostly_numbers(known):
+    numbers = [as_number(cell) for cell in known if not is_missing(cell, number=True)]
+    values = [number for number in numbers if number is not None]
+    # No majority: cases weigh cells otherwise than the rows of check_variables, which left text to categories only.
+    if categorical or not values or len(values) < len(numbers):
         return Variable(name, sorted({as_category(cell) for cell in known}))
-    numbers = [number for cell in known if (number := as_number(cell)) is not None]
-    return Variable(name, None, min(numbers), max(numbers))
+    return Variable(name, None, min(values), max(values))
 
 
 def _readable(variables: Sequence[Variable], sources: Sequence[SampleSource]) -> list[SampleSource]:

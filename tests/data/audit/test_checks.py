@@ -9,6 +9,7 @@ from softfree.data.audit.confounds import Confound
 from softfree.data.audit.probe import Probe
 from softfree.data.table import Table
 from softfree_runtime.core.task import Task
+from softfree_runtime.sources.sample_source import SourceFile
 
 TASK = Task("binary", ("no", "yes"))
 
@@ -54,6 +55,16 @@ def test_duplicates_by_what_they_spoil():
     assert within.details == ("2.png (train) = 3.png (train): same pixels",)
 
 
+def test_copies_in_several_folds_are_errors():
+    result = probes(*(same(pixels) for pixels in "aabbccc"))
+    rows, folds = table([0] * 7), ["1", "2", "1", "1", "2", "1", ""]
+    across, within = problems.find_duplicates(rows, result, folds)
+    assert (across.severity, across.kind, across.rows) == ("error", "duplicate_across_folds", (10, 11, 14, 15))
+    assert across.message == "2 images several times in several folds; the cross-validation is optimistic"
+    assert across.details[0] == "0.png (fold 1) = 1.png (fold 2): same file"
+    assert (within.severity, within.kind, within.rows) == ("warning", "duplicate", (12, 13))
+
+
 def test_blank_and_unreadable_images_are_no_duplicates():
     blank = same("a") | {"blank": True}
     broken = {"status": "corrupt", "reason": "x"}
@@ -71,6 +82,24 @@ def test_shared_patients_are_counted_never_named():
     assert "Doe" not in repr(problem)
     (unknown,) = problems.find_shared_patients(table([0, 1]))
     assert (unknown.severity, unknown.kind) == ("warning", "no_patients")
+
+
+def test_patients_in_several_folds_are_counted_never_named():
+    ids = ["Doe", "Doe", "Roe", "Roe", "Poe", "Poe"]
+    rows = table([0] * 6, patient=[4, 4, 5, 5, 6, 6], patient_id=ids)
+    (problem,) = problems.find_shared_patients(rows, ["1", "2", "1", "", "2", "2"])
+    assert (problem.severity, problem.kind, problem.rows) == ("error", "patient_across_folds", (10, 11))
+    assert problem.message == "1 patient in several folds (2 images); the cross-validation is optimistic"
+    assert "Doe" not in repr(problem)
+    of_case, _ = problems.find_shared_patients(table([0, 0], patient=[4, 4]), ["1", "2"])
+    assert of_case.message.startswith("1 case in several folds")
+
+
+def test_cases_of_files_with_a_resolution_are_joined():
+    files = [SourceFile("b.h5", 0.5), "a.h5", SourceFile("c.h5", 0.5)]
+    assert list(problems.find_broken_cases(table([0] * 3, file=files, case_id=["c", "c", "d"]))) != []
+    rows = table([0] * 3, file=files, case_id=["c", "c", "d"], patient=[1, 1, 2])
+    assert list(problems.find_broken_cases(rows)) == []
 
 
 def test_classes_one_slip_apart_are_named():

@@ -63,9 +63,35 @@ def test_a_broken_file(tmp_path, prepared):
     write(tmp_path / "mymnist.npz", (28, 28), two)
     whole = (tmp_path / "mymnist.npz").read_bytes()
     (tmp_path / "mymnist.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="is incomplete or missing"):
+    with pytest.raises(UserError, match="is missing, damaged or in another layout"):
         prepared("medmnist", tmp_path)
     assert not (tmp_path / "softfree.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("test_images", None, "array test_images is missing, .*no item named 'test_images.npy'"),
+        ("test_labels", None, "array test_labels is missing, "),
+        ("val_images", np.zeros((4, 28, 28), np.uint8, order="F"), "array val_images .* in Fortran order"),
+        ("val_images", np.zeros((4, 28, 28)), r"val has images \(4, 28, 28\) of float64 .*expected uint8"),
+        ("val_images", np.zeros((3, 28, 28), np.uint8), r"val has images \(3, 28, 28\) .* labels \(4, 1\)"),
+        ("val_labels", np.zeros(4, np.uint8), r"labels \(4,\) of uint8; expected .* \(n, K\)"),
+        ("val_labels", np.zeros((4, 1)), r"labels \(4, 1\) of float64"),
+    ],
+)
+def test_arrays_of_another_layout(tmp_path, prepared, name, array, message):
+    arrays = write(tmp_path / "mymnist.npz", (28, 28), two) | {name: array}
+    np.savez(tmp_path / "mymnist.npz", **{key: value for key, value in arrays.items() if value is not None})
+    with pytest.raises(UserError, match=message):
+        prepared("medmnist", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mymnist.npz"], "nothing was written"
+
+
+def test_an_empty_split(tmp_path, prepared):
+    write(tmp_path / "mymnist.npz", (28, 28), two, counts=(6, 0, 4))
+    with pytest.raises(UserError, match=r"val has images \(0, 28, 28\) of uint8 and labels \(0, 1\) of uint8"):
+        prepared("medmnist", tmp_path)
 
 
 def test_which_file(tmp_path, prepared):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,15 @@ def test_reducing_averages_rather_than_skips():
     unit = prepared * 0.2260 + 0.4490
     assert abs(unit[0, 4:-4, 4:-4].mean() - 0.25) < 0.01
     assert unit[0, 4:-4, 4:-4].std() < 0.02
+
+
+@pytest.mark.parametrize("long", [(90, 1), (90, 2), (20, 2), (45, 8), (90, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_are_resized_as_columns(long, channels):
+    preprocessing = ImagePreprocessing.create("photo", 16, "pad", channels)
+    upright = image(*long, channels)
+    lying = replace(upright, pixels=np.ascontiguousarray(upright.pixels.swapaxes(0, 1)))
+    np.testing.assert_allclose(preprocessing(upright), preprocessing(lying).swapaxes(1, 2), atol=1e-5)
 
 
 def test_gray_from_color_is_luma_and_color_from_gray_is_copied():

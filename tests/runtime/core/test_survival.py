@@ -88,6 +88,13 @@ def test_columns_equal_those_of_predict(task: Task, survival: Survival) -> None:
         np.testing.assert_allclose(np.array([row[name] for row in rows], float), expected[name], rtol=1e-12)
 
 
+def test_horizons_that_look_alike_have_columns_of_their_own() -> None:
+    cox = Survival((1e6, 1e6 + 2), times=(1e6, 2e6), hazards=(0.1, 0.2))
+    found = cox.columns(np.array([0.0]), COX)
+    assert list(found) == ["risk", "survival_1000000", "survival_1000002"]
+    assert list(cox.columns(np.array([np.nan]), COX)) == list(found)
+
+
 @pytest.mark.parametrize(
     "content",
     [

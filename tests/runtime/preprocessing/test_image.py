@@ -29,7 +29,7 @@ def same(image: DecodedImage, size: int, preset: str, resize_mode: str, channels
 
 
 @pytest.mark.parametrize(("preset", "resize_mode", "channels"), CASES)
-@pytest.mark.parametrize("shape", [(61, 40, 1), (30, 47, 3), (1, 90, 3)])
+@pytest.mark.parametrize("shape", [(61, 40, 1), (30, 47, 3), (1, 90, 3), (90, 1, 3), (90, 2, 1)])
 def test_equals_preprocessing(shape: tuple[int, int, int], preset: str, resize_mode: str, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, shape, dtype=np.uint16)
     same(DecodedImage(pixels, 100.0, 3000.0, None, (), ""), 33, preset, resize_mode, channels)

@@ -155,6 +155,16 @@ def test_monochrome1_is_inverted_after_the_window(write_dicom):
     assert inverted.stored == "12-bit MONOCHROME1"
 
 
+@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": 2, "RescaleIntercept": -1}])
+def test_wide_integers_keep_their_digits(write_dicom, rescale):
+    values = 100_000_000 + np.array([[0, 1, 2, 4]], np.uint32)
+    expected = np.array([0, 0.25, 0.5, 1])
+    plain = read_dicom(write_dicom(values, **rescale))
+    np.testing.assert_array_equal(plain.unit()[0, :, 0], expected)
+    dark = read_dicom(write_dicom(values, photometric="MONOCHROME1", **rescale))
+    np.testing.assert_array_equal(dark.unit()[0, :, 0], 1 - expected)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_without_a_window(write_dicom, dtype):
     image = read_dicom(write_dicom(np.array([[20, 70]], dtype)))

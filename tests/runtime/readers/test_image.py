@@ -9,6 +9,7 @@ from softfree_runtime.readers.image import (
     DecodedImage,
     chosen_frame,
     in_one_line,
+    inverted,
     own_range,
     refuse_large,
     refuse_not_finite,
@@ -34,6 +35,15 @@ def test_unit_keeps_the_digits_of_wide_integers():
     base = 2**31
     unit = image(np.array([base, base + 1, base + 2], np.uint32), base, base + 2).unit()
     assert unit[0, :, 0].tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("base", [1000, 2**31])
+def test_inversion_keeps_the_digits_of_wide_integers(base):
+    pixels = np.array([base, base + 1, base + 2, base + 4], np.uint32 if base > 65535 else np.uint16)
+    dark = inverted(pixels, base, base + 4)
+    assert dark.tolist() == [base + 4, base + 3, base + 2, base]
+    assert dark.dtype == (np.float64 if base > 65535 else np.float32)
+    assert image(dark, base, base + 4).unit()[0, :, 0].tolist() == [1, 0.75, 0.5, 0]
 
 
 def test_unit_leaves_the_pixels_alone():

@@ -111,6 +111,38 @@ def test_frames_of_a_gif(tmp_path):
     assert error.value.status == "unsupported"
 
 
+def animated(bits: int, values: tuple[int, ...]) -> bytes:
+    """Return an animated gray PNG of 4 x 4 pixels, whose frames have one value each."""
+
+    def chunk(kind: bytes, *content: bytes) -> bytes:
+        body = kind + b"".join(content)
+        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+    parts = [
+        b"\x89PNG\r\n\x1a\n",
+        chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, bits, 0, 0, 0, 0)),
+        chunk(b"acTL", struct.pack(">II", len(values), 0)),
+    ]
+    for number, value in enumerate(values):
+        row = b"\0" + 4 * value.to_bytes(bits // 8)
+        parts.append(chunk(b"fcTL", struct.pack(">IIIIIHHBB", max(0, 2 * number - 1), 4, 4, 0, 0, 1, 10, 0, 0)))
+        data = zlib.compress(4 * row)
+        parts.append(chunk(b"fdAT", struct.pack(">I", 2 * number), data) if number else chunk(b"IDAT", data))
+    return b"".join([*parts, chunk(b"IEND")])
+
+
+def test_frames_of_an_animated_png(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(animated(8, (10, 90, 200)))
+    assert [read_raster(path, frame).pixels[0, 0, 0] for frame in (None, 0, 1, 2)] == [10, 10, 90, 200]
+    path.write_bytes(animated(16, (1000, 50000, 7)))
+    assert read_raster(path).pixels[0, 0, 0] == 1000
+    for frame in (1, 2):
+        with pytest.raises(ReadError, match="16-bit frame of an animated PNG is not supported") as error:
+            read_raster(path, frame)
+        assert error.value.status == "unsupported"
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.bmp", "sixteen.png"])
 def test_cut_files_are_corrupt(tmp_path, name):
     noise = np.random.default_rng(3).integers(0, 65536, (40, 40), dtype=np.uint16)

@@ -75,6 +75,12 @@ def test_one_bit_and_its_inverse(tmp_path):
     assert inverse.steps == ("MINISWHITE inverted",)
 
 
+def test_wide_integers_keep_their_digits_when_inverted(tmp_path):
+    values = 4_000_000_000 + np.arange(5, dtype=np.uint32)[None]
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read_tiff(tmp_path / "a.tif").unit()[0, :, 0], [1, 0.75, 0.5, 0.25, 0])
+
+
 def test_palette(tmp_path):
     colors = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
     index = np.arange(256, dtype=np.uint8).reshape(16, 16)

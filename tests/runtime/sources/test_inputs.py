@@ -3,11 +3,14 @@
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from softfree.data import inputs
+from softfree.data.samples import join_cases
+from softfree.data.table import read_table
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.inputs import find_inputs, samples_in, table_rows
@@ -51,6 +54,35 @@ def test_bags_of_a_table_as_in_prediction(tmp_path: Path, joined: bool) -> None:
     assert len(samples) == 4 - joined
     case = Case((CaseFile(f"{tmp_path}/a.h5", 0.25), CaseFile(f"{tmp_path}/c.h5", view="biopsy")), "p")
     assert samples[0][:2] == (("a.h5;c.h5", case) if joined else ("a.h5", SourceFile(f"{tmp_path}/a.h5", 0.25)))
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (["0,5", "1,25", "", "-2"], [0.5, 1.25, None, -2]),
+        (["1,234", "0,5", "3", ""], [1.234, 0.5, 3, None]),
+        (["0.5", "1e1", "", "3"], [0.5, 10, None, 3]),
+        (["1,234", "5", "", "3"], "column time holds '1,234'; expected a number"),  # or a thousand?
+        (["0,5", "1.5", "", "3"], "column time holds '0,5'; expected a number"),
+    ],
+)
+def test_times_as_in_training(tmp_path: Path, times: list[str], expected: list[float | None] | str) -> None:
+    table = tmp_path / "t.csv"
+    rows = (f"{number}.png;{'ab'[number % 2]};c{number};{time}\n" for number, time in enumerate(times))
+    table.write_text("path;label;case_id;time\n" + "".join(rows))
+
+    def trained() -> list[Any]:
+        return list(join_cases(read_table(table, val_fraction=0.0, test_fraction=1.0)).sources)
+
+    def predicted() -> list[Any]:
+        return [source for _, source, _ in find_inputs([table], None, "case", partial(table_rows, kind="case"))]
+
+    for cases in (trained, predicted):
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected):
+                cases()
+        else:
+            assert [case.files[0].time for case in cases()] == expected
 
 
 @pytest.mark.parametrize("name", ["a.h5;b.h5", "a.h5#mpp=0.25"])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.numbers import number_names
 from softfree_runtime.core.task import Task
 from softfree_runtime.core.validation import check_fields, shown
 
@@ -81,17 +82,12 @@ class Survival:
 
     def columns(self, outputs: np.ndarray, task: Task) -> dict[str, object]:
         """Return the columns of one sample with outputs ``(J,)``: ``risk`` and ``survival_<horizon>``; None for NaN."""
-        names = [survival_column(horizon) for horizon in self.horizons]
+        names = [f"survival_{name}" for name in number_names(self.horizons)]
         if np.isnan(outputs).any():
             return {"risk": None} | dict.fromkeys(names)
         values = self.probabilities(outputs[None], task, np.array(self.horizons))[0]
         known = (None if math.isnan(value) else float(value) for value in values)
         return {"risk": float(self.risks(outputs[None], task)[0])} | dict(zip(names, known, strict=True))
-
-
-def survival_column(horizon: float) -> str:
-    """Name the column with the probability to be free of the event at a horizon, such as ``survival_365``."""
-    return f"survival_{horizon:g}"
 
 
 def lost_share(logits: np.ndarray, cuts: np.ndarray) -> np.ndarray:

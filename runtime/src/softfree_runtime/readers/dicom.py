@@ -19,6 +19,7 @@ from softfree_runtime.readers.image import (
     DecodedImage,
     chosen_frame,
     in_one_line,
+    inverted,
     own_range,
     refuse_large,
     refuse_not_finite,
@@ -147,7 +148,7 @@ def _present(path: Path, stored: np.ndarray, header: Header, frame: int) -> Deco
         pixels, low, high, view = to_view(pixels, elements, little, header.bits, counted, fractions=fractions)
         steps += modality + view
         if photometric == "MONOCHROME1":
-            pixels = np.float32(low + high) - pixels.astype(np.float32)
+            pixels = inverted(pixels, low, high)
             steps.append("MONOCHROME1 inverted")
     described = with_gray_noted(header.describe(stored), pixels)
     spacing = _spacing(elements)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from softfree_runtime.readers.dicom_elements import Elements
-from softfree_runtime.readers.image import own_range
+from softfree_runtime.readers.image import exact_float, own_range
 
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _INVISIBLE = 1e-3  # fraction of the range from black to white
@@ -94,7 +94,7 @@ def to_modality(stored: np.ndarray, elements: Elements, little_endian: bool) -> 
     if not slope or intercept is None or (slope, intercept) == (1.0, 0.0):
         return stored, []
     with np.errstate(over="ignore"):  # overflow is detected later as not finite
-        pixels = (stored * np.float64(slope) + intercept).astype(np.float32)
+        pixels = (stored * np.float64(slope) + intercept).astype(exact_float(stored.dtype))
     return pixels, [f"modality LUT: slope {slope:g}, intercept {intercept:g}"]
 
 

@@ -75,11 +75,19 @@ class DecodedImage:
         """Return float32 ``(H, W, C)`` in [0, 1]: ``low`` and below become 0, ``high`` and above 1."""
         if self.high <= self.low:  # one value only, or a window of width 1 (a threshold)
             return (self.pixels > self.low).astype(np.float32)
-        # float32 holds every integer of up to 24 bits; wider ones would lose digits in the subtraction.
-        wide = self.pixels.dtype.itemsize > 2 and self.pixels.dtype != np.float32
-        out = np.subtract(self.pixels, self.low, dtype=np.float64 if wide else np.float32)
+        out = np.subtract(self.pixels, self.low, dtype=exact_float(self.pixels.dtype))
         out /= self.high - self.low
         return np.clip(out, 0, 1, out=out).astype(np.float32, copy=False)
+
+
+def exact_float(dtype: np.dtype) -> type[np.float32 | np.float64]:
+    """Return the float type to compute with: float32 holds every integer of up to 24 bits, wider ones lose digits."""
+    return np.float64 if dtype.itemsize > 2 and dtype != np.float32 else np.float32
+
+
+def inverted(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Exchange black and white, as floats."""
+    return np.subtract(low + high, pixels, dtype=exact_float(pixels.dtype))
 
 
 def own_range(pixels: np.ndarray, bits: int, counted: np.ndarray | None = None) -> tuple[float, float, tuple[str, ...]]:

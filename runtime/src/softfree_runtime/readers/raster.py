@@ -68,6 +68,9 @@ def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _image(path: Path, image: ImageFile.ImageFile, steps: tuple[str, ...]) -> DecodedImage:
     data = _bytes_of(image) if image.format in _CHECKED else b""
     if image.format == "PNG" and is_sixteen_bit(data):
+        if image.tell():
+            fix = "save its frames as PNG files"
+            raise ReadError(f"a 16-bit frame of an animated PNG is not supported; {fix}", "unsupported", path=path)
         pixels, stored, steps = _png16(data, steps)
         low, high, own = own_range(pixels, 16)
         corrections: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from softfree_runtime.core.errors import ReadError, shortened
 from softfree_runtime.readers.image import (
     DecodedImage,
     chosen_frame,
+    inverted,
     own_range,
     refuse_large,
     refuse_not_finite,
@@ -93,7 +94,7 @@ def _image(
     low, high, own = own_range(pixels, bits)
     steps += (*corrections, *changes, *own)
     if kind == "MINISWHITE":
-        pixels = np.float32(low + high) - pixels.astype(np.float32)
+        pixels = inverted(pixels, low, high)
         steps += ("MINISWHITE inverted",)
     spacing, aspect = _spacing(page), _aspect(page)
     orientation = page.tags.valueof("Orientation", 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from softfree_runtime.core.errors import UserError, shortened
 from softfree_runtime.sources.sample_source import Case, CaseFile, SampleSource, files_of
+from softfree_runtime.sources.table_text import has_decimal_commas
 
 CASE, VIEW, TIME = "case_id", "view", "time"
 """Columns: rows with the same case are one sample; what an image shows; when it was taken."""
@@ -84,17 +85,24 @@ def _order(file: CaseFile) -> tuple[object, ...]:
     return file.view, -math.inf if file.time is None else file.time, file.path, file.frame or 0
 
 
-def parse_time(cell: object) -> float | None:
-    """Parse a cell of the column ``time``; None if it is empty.
+def parse_times(cells: Iterable[object]) -> list[float | None]:
+    """Parse the column ``time``, which may have decimal commas; None for empty cells.
 
     Raises:
         UserError: Not a finite number.
     """
-    text = "" if cell is None else str(cell).strip()
-    if text in ("", "nan", "<NA>"):
-        return None
+    texts = ["" if cell is None else str(cell).strip() for cell in cells]
+    known = [text not in ("", "nan", "<NA>") for text in texts]
+    commas = has_decimal_commas([text for text, is_known in zip(texts, known, strict=True) if is_known])
+    return [
+        _number(text, text.replace(",", ".") if commas else text) if is_known else None
+        for text, is_known in zip(texts, known, strict=True)
+    ]
+
+
+def _number(text: str, plain: str) -> float:
     try:
-        number = float(text)
+        number = float(plain)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -13,7 +13,7 @@ from softfree_runtime.core.errors import UserError, listed, shortened
 from softfree_runtime.core.files import printable, say
 from softfree_runtime.preprocessing.modalities import IMAGE, MODALITIES
 from softfree_runtime.readers.image import DecodedImage, own_range
-from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_time
+from softfree_runtime.sources.cases import CASE, TIME, VIEW, group_rows, make_case, parse_times
 from softfree_runtime.sources.row_paths import base_folder, resolve_paths
 from softfree_runtime.sources.sample_source import (
     CaseFile,
@@ -158,21 +158,33 @@ def rows_as_samples(
 ) -> list[NamedSource]:
     """List the samples of a table's rows, given as text cells; as :func:`table_rows`."""
     files = resolve_paths(path, [row["path"] for row in cells.values()], rows, cells, base_folder(path, image_root))
-    samples: list[NamedSource] = []
-    for (number, row), file in zip(cells.items(), files, strict=True):
-        cell = row.get("frame", "")
-        if cell and not re.fullmatch(FRAME, cell):
-            raise UserError(
-                f"{path}: frame {shortened(cell)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
-            )
-        mpp = resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None
-        # With a column frame, an empty cell is the first frame.
-        row_frame = int(float(cell)) if cell else None if "frame" in columns else frame
-        samples.append((row["path"], sample_source(SourceFile(file, mpp)), row_frame))
+    samples = [
+        row_as_sample(path, number, row, rows, file, frame, kind)
+        for (number, row), file in zip(cells.items(), files, strict=True)
+    ]
     joined = MODALITIES[kind].joined and CASE in columns
     if not joined and not variables:
         return samples
     return _rows_by_case(path, cells, rows, samples, [name for name in variables if name in columns], joined)
+
+
+def row_as_sample(
+    path: Path, number: int, row: Mapping[str, str], rows: RowNamer, file: str, frame: int | None, kind: str
+) -> NamedSource:
+    """Return the sample of a row, whose ``path`` is that of ``file``; other arguments as for :func:`rows_as_samples`.
+
+    Raises:
+        UserError: Its frame or resolution is no number; names the line.
+    """
+    cell = row.get("frame", "")
+    if cell and not re.fullmatch(FRAME, cell):
+        raise UserError(
+            f"{path}: frame {shortened(cell)} in {rows.name([number])}; expected 0, 1, 2, ... or an empty cell"
+        )
+    mpp = resolution(row.get("mpp", "")) if MODALITIES[kind].has_resolution else None
+    # With a column frame, an empty cell is the first frame.
+    row_frame = int(float(cell)) if cell else None if "frame" in row else frame
+    return row["path"], sample_source(SourceFile(file, mpp)), row_frame
 
 
 def _rows_by_case(
@@ -189,13 +201,11 @@ def _rows_by_case(
     def names_of(positions: Collection[int]) -> str:
         return rows.name([numbers[position] for position in positions])
 
+    times = parse_times(row.get(TIME) for row in texts)
     found: list[NamedSource] = []
     own = [[number] for number in range(len(texts))]
     for group in group_rows(path, [row[CASE] for row in texts], names_of) if joined else own:
-        files = [
-            _case_file(samples[row], texts[row].get(VIEW, "").strip(), parse_time(texts[row].get(TIME)))
-            for row in group
-        ]
+        files = [_case_file(samples[row], texts[row].get(VIEW, "").strip(), times[row]) for row in group]
         values = {name: [texts[row].get(name, "") for row in group] for name in variables}
         name = texts[group[0]][CASE] if joined else ""
         case = make_case(path, name, files, group, names_of, values)

@@ -97,6 +97,18 @@ def as_cell(text: str) -> str:
     return text[2:-1].strip() if text.startswith('="') and text.endswith('"') else text
 
 
+def has_decimal_commas(cells: Sequence[str]) -> bool:
+    """Return whether a column holds numbers such as ``63,5``; ``1,234`` alone could be thousands.
+
+    Args:
+        cells: Its stripped cells without the empty ones.
+    """
+    with_comma = [cell for cell in cells if "," in cell]
+    if not with_comma or not all(re.fullmatch(r"[+-]?\d+(,\d+)?", cell) for cell in cells):
+        return False
+    return not all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", cell) for cell in with_comma)
+
+
 def read_bytes(path: Path, kinds: str = "a CSV or Parquet file") -> bytes:
     """Read a whole file.
 

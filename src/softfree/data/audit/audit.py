@@ -157,9 +157,9 @@ def audit(
     problems = chain(
         checks.find_unreadable(table, probed),
         checks.find_corrected(table, probed, strict=strict),
-        checks.find_duplicates(table, probed),
+        checks.find_duplicates(table, probed, folds),
         find_near_duplicates(table, pairs, folds),
-        checks.find_shared_patients(table),
+        checks.find_shared_patients(table, folds),
         checks.find_broken_cases(table),
         checks.find_near_equal(table),
         checks.find_thin_classes(table),

@@ -23,6 +23,7 @@ from softfree_runtime.sources.identity import one_slip_apart
 Severity = Literal["error", "warning"]
 IMBALANCE = 10  # largest class over smallest
 UNLIKELY = 1e-3
+_IN_FOLDS = "in several folds; the cross-validation is optimistic"
 UNIT_RATIO, UNIT_GAP, LEAST_OF_UNIT = 8.0, 0.5, 2
 """Units look mixed if two groups of at least 2 numbers have medians of a ratio of 8 or more, and no number lies in an
 interval of half a decade between them."""
@@ -67,19 +68,28 @@ def find_corrected(table: Table, probes: pd.DataFrame, *, strict: bool = False) 
         )
 
 
-def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
-    """Find images that occur twice in the table, as copies of a file or as equal pixels in another file."""
+def find_duplicates(table: Table, probes: pd.DataFrame, folds: Sequence[str] | None = None) -> Iterator[Problem]:
+    """Find images that occur twice in the table, as copies of a file or as equal pixels in another file.
+
+    Args:
+        table: The table.
+        probes: Facts about its images.
+        folds: Fold of each row, empty for rows in none; None for a table without folds.
+    """
     frame = table.frame[["row", "path", "split"]].assign(
         pixels=probes["pixel_digest"],
         file=probes["file_digest"],
         label=targets_as_bytes(table),
+        fold=_known_folds(table, folds),
     )
     frame = frame[(probes["status"] == "ok") & ~probes["blank"]]
     frame = frame[frame.duplicated("pixels", keep=False)]
     if frame.empty:
         return
-    kinds = frame.groupby("pixels")[["split", "label"]].transform("nunique") > 1
+    kinds = frame.groupby("pixels")[["split", "label", "fold"]].transform("nunique") > 1
+    apart = frame[kinds["fold"]].dropna(subset="fold")
     for problem in (
+        _duplicates("error", "duplicate_across_folds", apart.assign(split="fold " + apart["fold"]), _IN_FOLDS),
         _duplicates(
             "error", "duplicate_across_splits", frame[kinds["split"]], "in several splits; scores are optimistic"
         ),
@@ -90,8 +100,20 @@ def find_duplicates(table: Table, probes: pd.DataFrame) -> Iterator[Problem]:
             yield problem
 
 
-def find_shared_patients(table: Table) -> Iterator[Problem]:
-    """Find patients in several splits, or report that there are no patient ids."""
+def find_shared_patients(table: Table, folds: Sequence[str] | None = None) -> Iterator[Problem]:
+    """Find patients in several splits or folds, or report that there are no patient ids.
+
+    Args:
+        table: The table.
+        folds: As for :func:`find_duplicates`.
+    """
+    frame = table.frame.assign(fold=_known_folds(table, folds)).dropna(subset="fold")
+    apart = frame[frame.groupby("patient")["fold"].transform("nunique") > 1]
+    if len(apart):
+        unit = "patient" if knows_patients(table) else "case"
+        count, images = counted(apart["patient"].nunique(), unit), counted(len(apart), "image")
+        message = f"{count} in several folds ({images}); the cross-validation is optimistic"
+        yield Problem("error", "patient_across_folds", message, _rows(apart), tuple(apart["path"]))
     shared = patients_across_splits(table.frame)
     if not knows_patients(table):
         message = "the table has no patient_id, so it is unknown whether a patient is in two splits"
@@ -260,6 +282,12 @@ def _duplicates(severity: Severity, kind: str, frame: pd.DataFrame, where: str) 
     return Problem(severity, kind, f"{counted(len(cases), 'image')} several times {where}", _rows(frame), tuple(cases))
 
 
+def _known_folds(table: Table, folds: Sequence[str] | None) -> pd.Series:
+    """Return the fold of each row, NA for rows in none."""
+    column = pd.Series(pd.NA if folds is None else list(folds), table.frame.index, dtype="string")
+    return column.mask(column == "")
+
+
 def _rows(frame: pd.DataFrame) -> tuple[int, ...]:
     return tuple(int(row) for row in frame["row"])
 
@@ -305,8 +333,7 @@ def find_near_duplicates(table: Table, pairs: Sequence[Pair], folds: Sequence[st
     if folds is not None:
         apart = [p for p in pairs if folds[p.first] and folds[p.second] and folds[p.first] != folds[p.second]]
         if apart:
-            where = "in several folds; the cross-validation is optimistic"
-            yield _problem("near_duplicate_across_folds", table, apart, where, folds)
+            yield _problem("near_duplicate_across_folds", table, apart, _IN_FOLDS, folds)
     unlike = [pair for pair in pairs if labels[pair.first] != labels[pair.second]]
     if across:
         yield _problem("near_duplicate_across_splits", table, across, "in several splits; scores are optimistic")

@@ -14,7 +14,9 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,8 @@ _SPLITS = ("train", "val", "test")
 
 def _read(root: Path, options: PrepareOptions) -> DataSetRows:
     path = _archive(root)
+    for split in _SPLITS:  # before any image is written
+        _check(path, split)
     parts = [_part(path, split, options.progress) for split in _SPLITS]
     frame = pd.concat(parts, ignore_index=True)
     name = path.stem.partition("_")[0]
@@ -55,9 +59,7 @@ def _archive(root: Path) -> Path:
 def _part(path: Path, split: str, progress: bool) -> pd.DataFrame:
     """Write the images of a split, one at a time, and return their rows."""
     labels = np.stack(list(_rows(path, f"{split}_labels")))
-    shape, images = _shape(path, f"{split}_images"), _rows(path, f"{split}_images")
-    if len(labels) != shape[0] or labels.ndim != 2:
-        raise UserError(f"{path}: {shape[0]} images and labels {labels.shape} in {split}; obtain it again ({SOURCE})")
+    (shape, _), images = _header(path, f"{split}_images"), _rows(path, f"{split}_images")
     ending = "nii.gz" if len(shape) == 4 and shape[3] != 3 else "png"
     folder = path.parent / path.stem / split
     shown = tracked(images, f"Writing {split}", total=shape[0], shown=progress)
@@ -91,31 +93,44 @@ def _write(path: Path, image: np.ndarray) -> None:
         whole.replace(temporary)
 
 
-def _shape(path: Path, name: str) -> tuple[int, ...]:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        return _header(member)[0]
+def _check(path: Path, split: str) -> None:
+    """Refuse arrays of a split that are missing, empty or of another layout."""
+    (images, of_images), (labels, of_labels) = (_header(path, f"{split}_{name}") for name in ("images", "labels"))
+    fits = len(images) in (3, 4) and len(labels) == 2 and images[0] == labels[0]
+    if not fits or 0 in (*images, *labels) or of_images != np.uint8 or of_labels.kind not in "ui":
+        raise UserError(
+            f"{path}: {split} has images {images} of {of_images} and labels {labels} of {of_labels}; expected uint8"
+            f" images (n, H, W), (n, H, W, 3) or (n, D, H, W) and whole numbers (n, K); obtain it again ({SOURCE})"
+        )
 
 
-def _header(member: object) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)  # type: ignore[arg-type]
-    if fortran or dtype.hasobject:
-        raise ValueError(f"an array of {dtype}, Fortran order {fortran}")
-    return shape, dtype
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    with _opened(path, name) as (_, shape, dtype):
+        return shape, dtype
 
 
 def _rows(path: Path, name: str) -> Iterator[np.ndarray]:
     """Read an array of the archive row by row: the largest has 30 GB."""
+    with _opened(path, name) as (member, shape, dtype):
+        size = int(np.prod(shape[1:])) * dtype.itemsize
+        for _ in range(shape[0]):
+            yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+    """Open an array of the archive after its header; UserError for damage, also while it is read."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-            shape, dtype = _header(member)
-            size = int(np.prod(shape[1:])) * dtype.itemsize
-            for _ in range(shape[0]):
-                yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(member)
+            if fortran or dtype.hasobject:
+                raise ValueError(f"an array of {dtype} in {'Fortran' if fortran else 'C'} order")
+            yield member, shape, dtype
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: array {name} is incomplete or missing ({error}); obtain the file again ({SOURCE})"
+            f"{path}: array {name} is missing, damaged or in another layout ({error}); obtain the file again ({SOURCE})"
         ) from None
 
 

@@ -237,6 +237,8 @@ def resize(pixels: np.ndarray, side: int) -> np.ndarray:
 
 def _scale(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     """Resize (C, H, W), bilinear with antialiasing."""
+    if shape[1] == 1 < shape[0]:  # torch 2.15 resizes a single column wrongly, but not a single row
+        return _scale(pixels.mT, shape[::-1]).mT
     return F.interpolate(pixels[None], shape, mode="bilinear", antialias=True)[0]
 
 
