@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from softfree.evaluation.examples import telling_cases
@@ -31,6 +33,19 @@ def test_two_classes_are_judged_by_the_threshold() -> None:
     cases = list(telling_cases(example, {"ill": 0.3}))
     assert cases[1].words == "truth well, predicted ill (ill 0.90, threshold 0.30)"
     assert cases[4].words == "truth ill, predicted well (ill 0.25, threshold 0.30)"
+
+
+def test_samples_with_thresholds_of_their_own_are_judged_by_these() -> None:
+    ill = np.array([0.45, 0.45, 0.9, 0.1])
+    example = scores("binary", ("healthy", "ill"), np.stack([1 - ill, ill], 1), [1, 1, 1, 0])
+    example = replace(example, thresholds={"ill": np.array([0.5, 0.4, 0.5, 0.4])})
+    cases = {case.index: case for case in telling_cases(example, {"ill": 0.42})}
+    assert {index for index, case in cases.items() if case.sort == "Confident and wrong"} == {0}
+    assert cases[0].words == "truth ill, predicted healthy (ill 0.45, threshold 0.50)"
+    assert cases[1].words == "truth ill, predicted ill (ill 0.45, threshold 0.40)"
+    findings = scores("multilabel", ("x", "y"), [[0.45, 0.3], [0.45, 0.35]], [[1, np.nan], [1, np.nan]])
+    findings = replace(findings, thresholds={"x": np.array([0.5, 0.3]), "y": np.array([0.5, 0.5])})
+    assert telling(findings, None) == [("Confident and right", 1, 0), ("Confident and wrong", 0, 0)]
 
 
 def test_the_likeliest_of_several_is_called() -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from softfree.evaluation.comparison import compare
 from softfree.evaluation.formatting import write_metrics
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.plots.style import short
-from softfree.evaluation.report import Compared, Report, Thumbnail, render, write_report
+from softfree.evaluation.report import Compared, Counts, Report, Thumbnail, render, write_report
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import by_group
 from softfree_runtime.core.outputs import probabilities
@@ -73,7 +74,7 @@ def scores(task: Task, n: int = 120, seed: int = 0, images: int = 1) -> Scores:
 def report(known: Scores, **more: object) -> Report:
     thresholds = choose_thresholds(known)
     metrics = measure(known, thresholds, num_bootstrap=50)
-    row = {"split": "test", "images": len(known), **dict.fromkeys(known.task.classes, 3)}
+    row = Counts("test", len(known), 60, dict.fromkeys(known.task.classes, 3))
     return Report(
         title="A report", notice="These images are phantoms.", task=known.task, data=[row], data_notes=["Split <b>"],
         cost={"Parameters": "1.2 M"}, metrics=metrics, scores=known, thresholds=thresholds,
@@ -103,6 +104,22 @@ def test_every_kind_of_task(task: Task) -> None:
         assert short(name, 40) in words
     assert page.tags.count("svg") == (5 if task.kind == "binary" else 4)
     assert f"{measure(known, None, num_bootstrap=2)['auroc'].value:.3f}" in words
+
+
+def test_counts_of_classes_stand_beside_those_of_samples_and_patients() -> None:
+    known = scores(Task("binary", ("patients", "split")))
+    table = render(report(known)).partition("<h2>Data</h2>")[2].partition("</table>")[0]
+    words = re.findall(r">(\w+)</t[hd]>", table)
+    assert words == ["split", "samples", "patients", "patients", "split", "test", "120", "60", "3", "3"]
+
+
+def test_a_finding_has_the_thresholds_of_all_folds() -> None:
+    task = Task("multilabel", ("a", "b"))
+    own = {"a": np.repeat([0.25, 0.375], 60), "b": np.full(120, 0.5)}
+    found = replace(scores(task), thresholds=own)
+    words = " ".join("".join(Page(render(report(found))).text).split())
+    assert "0.250 to 0.375" in words
+    assert "0.500 to" not in words
 
 
 def test_everything_at_once(tmp_path: Path) -> None:

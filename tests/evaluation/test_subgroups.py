@@ -6,7 +6,7 @@ import pytest
 
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.subgroups import by_group, describe_folds, groups
+from softfree.evaluation.subgroups import by_fold, by_group, describe_folds, groups
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
 
@@ -31,7 +31,7 @@ def test_groups_are_measured_alone() -> None:
 
 def test_numbers_are_cut_at_their_quartiles() -> None:
     groups_by_name = dict(groups(pd.Series(np.arange(1, 101) / 2, name="age")))
-    assert list(groups_by_name) == ["up to 12.875", "above 12.875 to 25.25", "above 25.25 to 37.625", "above 37.625"]
+    assert list(groups_by_name) == ["up to 12.5", "above 12.5 to 25", "above 25 to 37.5", "above 37.5"]
     assert [members.sum() for members in groups_by_name.values()] == [25] * 4
     # A column of few values keeps them; whole numbers that became floats through gaps are written whole.
     few = dict(groups(pd.Series([1, 2, np.nan, 1])))
@@ -41,6 +41,27 @@ def test_numbers_are_cut_at_their_quartiles() -> None:
     skewed = dict(groups(pd.Series([0.0] * 90 + list(range(1, 11)))))
     assert all(members.any() for members in skewed.values())
     assert sum(members.sum() for members in skewed.values()) == 100
+
+
+def test_quarters_that_look_alike_have_names_of_their_own() -> None:
+    days = pd.Series(20230101 + np.arange(24), name="study_date")
+    found = list(groups(days))
+    assert [name for name, _ in found] == [
+        "up to 20230106", "above 20230106 to 20230112", "above 20230112 to 20230118", "above 20230118",
+    ]  # fmt: skip
+    assert [members.sum() for _, members in found] == [6, 6, 6, 6]
+    close = list(groups(pd.Series(1 + np.arange(24) * 2.0**-30, name="ratio")))
+    assert len({name for name, _ in close}) == len(close) == 4
+    endless = list(groups(pd.Series([-np.inf, *range(20), np.inf, np.nan])))
+    assert np.sum([members for _, members in endless], axis=0).tolist() == [1] * 23
+
+
+def test_values_that_are_written_alike_are_one_group() -> None:
+    values = pd.Series([1, "1", "not given", None, "b10", "b9"], dtype=object)
+    found = list(groups(values))
+    assert [(name, np.flatnonzero(members).tolist()) for name, members in found] == [
+        ("1", [0, 1]), ("b9", [5]), ("b10", [4]), ("not given", [2, 3]),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,9 +93,17 @@ def test_small_groups_and_bad_columns() -> None:
     assert "patient 1" not in str(caught.value)
 
 
+def test_folds_of_any_number_are_in_their_order() -> None:
+    rows = by_fold(scores(), [f"{number % 24 + 1}" for number in range(120)], num_bootstrap=2)
+    assert [row.group for row in rows] == [str(number) for number in range(1, 25)]
+    assert [row.n for row in rows] == [5] * 24
+    sites = by_fold(scores(), ["site 10", "NA", "site 9"] * 40, num_bootstrap=2)
+    assert [row.group for row in sites] == ["NA", "site 9", "site 10"]
+
+
 def test_the_spread_of_folds_is_set_against_chance() -> None:
     whole = scores(4000)
-    rows = by_group(whole, pd.Series([f"{number % 40 // 2}" for number in range(4000)]), num_bootstrap=50)
+    rows = by_fold(whole, [f"{number % 40 // 2}" for number in range(4000)], num_bootstrap=50)
     values = [row.metrics["auroc"].value for row in rows]
     note = describe_folds(rows)
     numbers = [float(number) for number in re.findall(r"0\.\d{3}", note)]

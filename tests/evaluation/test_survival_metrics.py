@@ -71,6 +71,15 @@ def brier_by_hand(survival: np.ndarray, targets: np.ndarray, horizon: float) -> 
     return float(np.mean(losses))
 
 
+def test_horizons_that_look_alike_are_measured_apart() -> None:
+    log_hazards, targets = sample()
+    targets[:, 0] *= 1e4
+    rng = np.random.default_rng(0)
+    times = Times(TASK, log_hazards, targets, np.arange(60), (1e6, 1e6 + 2), rng.random((60, 2)), rng.random((60, 20)))
+    measured = [name for name in measure(times, None, num_bootstrap=2) if "/" in name]
+    assert measured == ["auroc_at/1000000", "auroc_at/1000002", "brier_at/1000000", "brier_at/1000002"]
+
+
 def test_a_risk_that_rises_with_the_hazard_is_above_chance() -> None:
     """The sign: a higher risk is an earlier event, so the true hazard has C well above 0.5, and its opposite below."""
     log_hazards, targets = sample(400)

@@ -12,7 +12,7 @@ from softfree.evaluation.conformal import fit_half_width
 from softfree.evaluation.formatting import metrics_to_json
 from softfree.evaluation.metrics import measure
 from softfree.evaluation.number_report import number_page
-from softfree.evaluation.report import Report
+from softfree.evaluation.report import Counts, Report
 from softfree.evaluation.value_metrics import value_quantities
 from softfree.evaluation.values import Values
 from softfree_runtime.core.errors import UserError
@@ -127,7 +127,7 @@ def test_intervals_of_predictions_cover_new_patients() -> None:
 def test_the_page_has_figures_and_numbers() -> None:
     values = sample()
     report = Report(
-        title="t", notice=None, task=VOLUME, data=[{"split": "test", "samples": 60}], data_notes=["a note"],
+        title="t", notice=None, task=VOLUME, data=[Counts("test", 60, 60, {"volume": "3 ± 1"})], data_notes=["a note"],
         cost={"Parameters": "1"}, metrics=measure(values, None, num_bootstrap=50), scores=values, thresholds={},
         command="softfree train", versions={"softfree": "1"},
     )  # fmt: skip

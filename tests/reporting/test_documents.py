@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from softfree.inference.run import Run
 from softfree.reporting.documents.card import card_in_text, methods, model_card
 from softfree.reporting.documents.checklists import CLAIM, TRIPOD_AI, Checklist
 from softfree.reporting.documents.document import Author, Bullets, Code, Document, Heading, Paragraph, Table
-from softfree.reporting.documents.evaluated import with_interval
+from softfree.reporting.documents.evaluated import Evaluated, with_interval
 from softfree.reporting.documents.facts import Facts
 from softfree.reporting.documents.write import write_documents
 from softfree.reporting.options import ReportOptions
@@ -172,6 +173,19 @@ def test_other_kinds_have_documents(kind: str, request: pytest.FixtureRequest, w
     assert f"classifier of {kind}s: well or ill" in facts.title
     assert "patches of" in facts.model()[0]
     assert TRIPOD_AI.fill(facts).to_html()
+
+
+def test_a_reason_beside_an_interval_is_not_one_for_its_lack() -> None:
+    metric = {"value": 0.4, "low": 0.3, "high": 0.5, "reason": "left out for lack of samples: c"}
+
+    def warnings(**changes: Any) -> list[str]:
+        results = {"task": "multiclass", "metrics": {"auroc": metric | changes}}
+        return Evaluated("test split", False, results).warnings()
+
+    assert warnings() == ["Test split: AUROC: left out for lack of samples: c."]
+    assert warnings(low=None, high=None, reason="one class is missing") == [
+        "Test split: no interval of the AUROC: one class is missing."
+    ]
 
 
 def test_a_value_that_is_undefined_says_so() -> None:

@@ -1,6 +1,7 @@
 """What an evaluation measures and writes."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,22 @@ def test_mistakes(run: Run, tmp_path: Path, changes: dict[str, Any], words: str)
         evaluate(run, EvaluateOptions(**(options | changes)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"label": "two words"}, "--label 'two words'"),
+        ({"labels": ["a", "b"]}, "--labels '[a, b]'"),
+        ({"event": "died"}, "--event died"),
+        ({"image_root": Path("moved")}, "--image-root moved"),
+    ],
+)
+def test_what_describes_a_table_needs_one(run: Run, tmp_path: Path, changes: dict[str, Any], given: str) -> None:
+    with pytest.raises(UserError, match=f"{re.escape(given)} describes a table") as caught:
+        evaluate(run, EvaluateOptions(out=tmp_path, progress=False, **changes))
+    assert str(caught.value).endswith(f": softfree evaluate RUN TABLE {given} --out FOLDER")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_rival_that_was_trained_on_the_test_is_refused(run: Run, tmp_path: Path) -> None:
     rival = Path(shutil.copytree(run.folder, tmp_path / "rival"))
     rows = pd.read_csv(rival / "split.csv")
@@ -209,3 +226,11 @@ def test_columns_that_tell_who_somebody_is_are_refused(run: Run, tmp_path: Path,
 def test_identifiers_that_are_allowed_stand_in_the_report(run: Run, tmp_path: Path) -> None:
     page = evaluated(run, tmp_path / "out", subgroups=["patient_id"], allow_identifiers=True).report.read_text()
     assert "patient12" in page
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_bootstrap", "seed", "num_workers"])
+def test_numbers_that_no_evaluation_can_have(run: Run, tmp_path: Path, name: str) -> None:
+    value = 0 if name in ("batch_size", "num_bootstrap") else -1
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: expected"):
+        evaluate(run, EvaluateOptions(out=tmp_path / "out", progress=False, **{name: value}))
+    assert not (tmp_path / "out").exists()

@@ -7,21 +7,30 @@ from pathlib import Path
 import numpy as np
 
 from softfree.data.table import read_table
+from softfree.evaluation.report import Counts
 from softfree.inference.run_directory import RunDirectory
 from softfree.reporting.facts import count_rows
 
 
 def test_rows_are_counted_by_split_and_class(small_table: Path) -> None:
     counted = count_rows(read_table(small_table))
-    assert counted[0] == {"split": "train", "samples": 16, "patients": 8, "high": 8, "low": 8}
-    assert [row["samples"] for row in counted] == [16, 8, 8]
+    assert counted[0] == Counts("train", 16, 8, {"high": 8, "low": 8})
+    assert [row.samples for row in counted] == [16, 8, 8]
     findings = small_table.with_name("findings.csv")
     findings.write_text("path,x,y,split\na.png,1,,train\nb.png,1,0,train\nc.png,0,1,test\n")
     assert count_rows(read_table(findings, labels=["x", "y"])) == [
-        {"split": "train", "samples": 2, "patients": 2, "x": 2, "y": 0},
-        {"split": "val", "samples": 0, "patients": 0, "x": 0, "y": 0},
-        {"split": "test", "samples": 1, "patients": 1, "x": 0, "y": 1},
+        Counts("train", 2, 2, {"x": 2, "y": 0}),
+        Counts("val", 0, 0, {"x": 0, "y": 0}),
+        Counts("test", 1, 1, {"x": 0, "y": 1}),
     ]
+
+
+def test_a_class_may_be_called_like_a_count(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "path,label,patient_id,split\n" + "".join(f"{n}.png,{label},{n // 2},train\n"
+        for n, label in enumerate(["patients", "split", "split", "split", "patients"]))
+    )  # fmt: skip
+    assert count_rows(read_table(tmp_path / "t.csv"))[0] == Counts("train", 5, 3, {"patients": 2, "split": 3})
 
 
 def test_the_history_joins_attempts_and_later_ones_win(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from PIL import Image
 from tests.corpus.series_cases import write_series
 
 from softfree.cli.main import main
+from softfree.evaluation.conformal import fit_sets
 from softfree.inference.options import InferenceOptions
 from softfree.inference.run import Run
 from softfree.inference.run_directory import Calibration
 from softfree.reporting.baselines import BaselinePredictions, read_baselines
+from softfree.reporting.coverage import coverage_of
 from softfree.reporting.scoring import (
     calibrate,
     open_table,
@@ -214,3 +216,34 @@ def test_the_file_holds_probabilities_and_labels(run: Run, tmp_path: Path) -> No
     np.testing.assert_allclose(written["raw_low"], 1 / (1 + np.exp(-margin)))
     np.testing.assert_allclose(written["p_low"], 1 / (1 + np.exp(-margin / 3)))
     assert ((written["predicted"] == "low") == (written["p_low"] >= 0.4)).all()
+
+
+def test_no_label_has_a_part_in_the_answer_to_its_own_fold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    fold = np.repeat(["1", "2", "NA"], 40)
+    frame = pd.DataFrame({"row": range(120), "split": "val", "patient": range(120), "status": "ok", "fold": fold})
+    frame["target"] = rng.integers(0, 2, 120)
+    frame["logit_ill"] = rng.normal(frame["target"], 1) + 0.5 * (fold == "2")
+    frame["logit_well"] = 0.0
+    frame["threshold_ill"] = np.repeat([0.3, 0.5, 0.7], 40)
+    frame.loc[7, ["status", "logit_ill", "logit_well"]] = ["corrupt", np.nan, np.nan]
+    run = Run(tmp_path, {"task": {"kind": "binary", "classes": ["well", "ill"]}}, Calibration(1.0, {"ill": 0.9}))
+    readable = frame["status"] == "ok"
+    scores = scores_of(frame, run)
+    run = replace(run, calibration=replace(run.calibration, sets=fit_sets(scores, 0.8)))
+    write_predictions(run.directory.predictions, frame, run)
+    written = run.directory.read_predictions()
+    assert written["row"].tolist() == list(range(120))
+    assert set(written["fold"]) == {"1", "2", "NA"}
+    assert pd.isna(written.loc[7, ["predicted", "set", "abstain"]]).all()
+    known = written[readable]
+    assert ((known["predicted"] == "ill") == (known["p_ill"] >= known["threshold_ill"])).all()
+    for name in np.unique(fold):
+        held = (fold == name)[readable]
+        sets = fit_sets(scores.subset(~held), 0.8)
+        inside = sets.plausible(scores.probabilities[held], run.task)
+        assert known["set"][held].map(lambda text: len(json.loads(text))).tolist() == inside.sum(axis=1).tolist()
+        assert (known["abstain"][held].astype(bool) == (inside.sum(axis=1) != 1)).all()
+    coverage = coverage_of(run, written, scores)
+    assert coverage is not None
+    assert coverage.abstained == known["abstain"].astype(bool).mean()

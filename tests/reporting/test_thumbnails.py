@@ -103,3 +103,6 @@ def test_wrong_is_what_is_called_wrong_at_the_runs_threshold(tmp_path: Path) -> 
     run = dataclasses.replace(run, calibration=Calibration(thresholds={"b": 0.35}))
     captions = [one.caption for one in worst_errors(run, *others)]
     assert captions == ["row 2: a, probability 0.20", "row 1: b, probability 0.30"]
+    table, frame, scores = others
+    own = dataclasses.replace(scores, thresholds={"b": np.array([0.5, 0.25, 0.9])})
+    assert [one.caption for one in worst_errors(run, table, frame, own)] == ["row 0: b, probability 0.40"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
-from softfree.evaluation.metric_specs import predict_labels, threshold_of
+from softfree.evaluation.metric_specs import predict_labels, row_thresholds
 from softfree.evaluation.scores import Scores
 
 SORTS = ("Confident and right", "Confident and wrong", "Close call")
@@ -77,7 +77,7 @@ def _by_sample(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decis
     p = scores.probabilities[index].clip(1e-12, 1 - 1e-12)
     k = predict_labels(scores, thresholds)[index].argmax(axis=1)
     if scores.task.kind == "binary":
-        margin = np.abs(logit(p[:, 1]) - _odds(scores, 1, thresholds))
+        margin = np.abs(logit(p[:, 1]) - _odds(scores, 1, thresholds)[index])
     else:
         second, first = np.sort(np.log(p), axis=1)[:, -2:].T
         margin = first - second
@@ -87,13 +87,14 @@ def _by_sample(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decis
 def _by_finding(scores: Scores, thresholds: Mapping[str, float] | None) -> _Decisions:
     index, k = np.nonzero(~np.isnan(scores.targets) & ~np.isnan(scores.probabilities))
     present = predict_labels(scores, thresholds)[index, k]
-    odds = np.array([_odds(scores, k, thresholds) for k in range(len(scores.task.classes))])
-    margin = np.abs(logit(scores.probabilities[index, k].clip(1e-12, 1 - 1e-12)) - odds[k])
+    odds = np.stack([_odds(scores, k, thresholds) for k in range(len(scores.task.classes))], axis=1)
+    margin = np.abs(logit(scores.probabilities[index, k].clip(1e-12, 1 - 1e-12)) - odds[index, k])
     return _Decisions(index, k, present == (scores.targets[index, k] == 1), present, margin)
 
 
-def _odds(scores: Scores, k: int, thresholds: Mapping[str, float] | None) -> float:
-    return float(logit(np.clip(threshold_of(scores.task.classes[k], thresholds), 1e-12, 1 - 1e-12)))
+def _odds(scores: Scores, k: int, thresholds: Mapping[str, float] | None) -> np.ndarray:
+    """Return the log odds of the threshold of class ``k`` for each sample ``(n,)``."""
+    return np.asarray(logit(row_thresholds(scores, scores.task.classes[k], thresholds).clip(1e-12, 1 - 1e-12)))
 
 
 def _words(scores: Scores, thresholds: Mapping[str, float] | None, index: int, k: int) -> str:
@@ -101,7 +102,7 @@ def _words(scores: Scores, thresholds: Mapping[str, float] | None, index: int, k
     scored = task.scored[0] if task.kind == "binary" else k
     probability = f"{task.classes[scored]} {scores.probabilities[index, scored]:.2f}"
     if task.by_threshold:
-        probability += f", threshold {threshold_of(task.classes[scored], thresholds):.2f}"
+        probability += f", threshold {row_thresholds(scores, task.classes[scored], thresholds)[index]:.2f}"
     if not task.exclusive:
         return f"{task.classes[k]} {'present' if scores.targets[index, k] == 1 else 'absent'} ({probability})"
     return f"truth {task.classes[int(scores.targets[index])]}, predicted {task.classes[k]} ({probability})"

@@ -121,10 +121,7 @@ def predict_labels(scores: Scores, thresholds: Mapping[str, float] | None) -> np
     if not task.by_threshold:
         return chosen_classes(np.nan_to_num(p), task)[:, None] == np.arange(p.shape[1])
     names = [task.classes[k] for k in task.scored]
-    if scores.thresholds is None:
-        present = p[:, task.scored] >= [threshold_of(name, thresholds) for name in names]
-    else:
-        present = p[:, task.scored] >= np.stack([scores.thresholds[name] for name in names], axis=1)
+    present = p[:, task.scored] >= np.stack([row_thresholds(scores, name, thresholds) for name in names], axis=1)
     return present if task.kind == "multilabel" else np.hstack([~present, present])
 
 
@@ -134,6 +131,17 @@ def _at_threshold(scores: Scores, name: str, thresholds: Mapping[str, float] | N
         return f"at probability {threshold_of(name, thresholds):.3g} and above"
     low, high = scores.thresholds[name].min(), scores.thresholds[name].max()
     return f"at probabilities of {low:.3g} to {high:.3g} and above, chosen for each fold on the others"
+
+
+def row_thresholds(scores: Scores, name: str, thresholds: Mapping[str, float] | None) -> np.ndarray:
+    """Return the threshold of a class for each sample ``(n,)``: those of the scores, else the same for all.
+
+    Raises:
+        UserError: There are thresholds, but not for this class.
+    """
+    if scores.thresholds is not None:
+        return scores.thresholds[name]
+    return np.full(len(scores), threshold_of(name, thresholds))
 
 
 def threshold_of(name: str, thresholds: Mapping[str, float] | None) -> float:

@@ -117,6 +117,5 @@ def about(report: Report) -> Iterator[Section]:
 
 
 def _data(report: Report) -> Section:
-    columns = list(dict.fromkeys(column for row in report.data for column in row))
-    rows = [[str(row.get(column, "")) for column in columns] for row in report.data]
+    columns, rows = report.data_table()
     return Section(title="Data", table=Grid(columns, rows) if rows else None, notes=report.data_notes)

@@ -43,6 +43,15 @@ class Thumbnail(NamedTuple):
     others: tuple[bytes, ...] = ()
 
 
+class Counts(NamedTuple):
+    """How many samples and patients a split has, and what is said of each class: a number or words."""
+
+    split: str
+    samples: int
+    patients: int
+    classes: Mapping[str, int | str]
+
+
 class Compared(NamedTuple):
     """Another model, or this one on other images, and how this one compares with it, if known.
 
@@ -68,7 +77,7 @@ class Report:
         title: Of the page.
         notice: What readers must know first, for example that the images are phantoms.
         task: What is predicted.
-        data: Rows of a table, such as ``{"split": "train", "samples": 140, "patients": 120, "ill": 70}``.
+        data: Counts of each split, of the same classes.
         data_notes: Split, skipped samples and preprocessing, in words.
         cost: Such as ``{"Parameters": "1.2 M"}``.
         metrics: From :func:`~softfree.evaluation.metrics.measure`, for ``scores``.
@@ -96,7 +105,7 @@ class Report:
     title: str
     notice: str | None
     task: Task
-    data: Sequence[Mapping[str, Any]]
+    data: Sequence[Counts]
     data_notes: Sequence[str]
     cost: Mapping[str, str]
     metrics: Mapping[str, Metric]
@@ -119,6 +128,12 @@ class Report:
     fold_note: str = ""
     coverage: Coverage | None = None
     group_coverage: Mapping[str, Mapping[str, ClassCoverage]] = field(default_factory=dict)
+
+    def data_table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the columns and rows of the table of :attr:`data`."""
+        classes = self.data[0].classes if self.data else {}
+        rows = [[str(cell) for cell in (*row[:3], *row.classes.values())] for row in self.data]
+        return [*Counts._fields[:3], *classes], rows
 
     @property
     def class_scores(self) -> Scores:
@@ -163,7 +178,6 @@ def render(report: Report) -> str:
             class_notes=_class_notes(report),
             figures=_figures(report, matrix),
             mixed_up=[] if matrix is None else _mixed_up(matrix, report.task.classes),
-            data_columns=list(dict.fromkeys(column for row in report.data for column in row)),
             subgroup_note=subgroups.NOTE,
             group_metrics=_group_metrics(report.task),
         )
@@ -214,9 +228,18 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
             statistic: report.metrics.get(f"{statistic}/{name}") for statistic in _per_class_metrics(report.task)
         }
         positives = int(report.class_scores.one_vs_rest(k)[0].sum())
-        threshold = None if report.task.exclusive else threshold_of(name, report.thresholds or None)
+        threshold = None if report.task.exclusive else _threshold_in_words(report, name)
         rows.append({"name": name, "n_positive": positives, "threshold": threshold, "metrics": metrics})
     return rows
+
+
+def _threshold_in_words(report: Report, name: str) -> str:
+    """State the threshold of a finding; the least and the largest if each fold has its own."""
+    own = report.class_scores.thresholds
+    if own is None:
+        return output.number(threshold_of(name, report.thresholds or None))
+    low, high = output.number(own[name].min()), output.number(own[name].max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _figures(report: Report, matrix: np.ndarray | None) -> dict[str, Markup]:

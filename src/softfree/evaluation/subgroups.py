@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from softfree.evaluation.answers import Answers
 from softfree.evaluation.comparison import TITLES
 from softfree.evaluation.metrics import Metric, measure
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.core.numbers import number_names
 
 FEW_VALUES = 8
 """A numeric column with more distinct values is split at its quartiles."""
@@ -74,8 +77,40 @@ def by_group(
     if len(values) != len(scores):
         raise UserError(f"column {values.name!r} has {len(values)} values for {len(scores)} samples: expected one "
                         "for each, in the same order")  # fmt: skip
+    return _measured(scores, groups(values), thresholds, seed, num_bootstrap)
+
+
+def by_fold(
+    scores: Answers,
+    folds: Sequence[str],
+    thresholds: Mapping[str, float] | None = None,
+    *,
+    seed: int = 0,
+    num_bootstrap: int = 2000,
+) -> list[GroupRow]:
+    """Measure each fold of a cross-validation on its own, however many there are; fold 10 comes after fold 9.
+
+    Args:
+        scores: Predictions and true labels.
+        folds: Name of the fold of each sample ``(n,)``.
+        thresholds: As for :func:`~softfree.evaluation.metrics.measure`.
+        seed: Seed of the resampling.
+        num_bootstrap: Number of resamples.
+    """
+    names = np.asarray(folds, dtype=str)
+    parts = ((name, names == name) for name in sorted(map(str, np.unique(names)), key=_natural))
+    return _measured(scores, parts, thresholds, seed, num_bootstrap)
+
+
+def _measured(
+    scores: Answers,
+    parts: Iterable[tuple[str, np.ndarray]],
+    thresholds: Mapping[str, float] | None,
+    seed: int,
+    num_bootstrap: int,
+) -> list[GroupRow]:
     rows = []
-    for group, members in groups(values):
+    for group, members in parts:
         subset = scores.subset(members)
         positives = int((subset.targets == 1).sum()) if scores.task.kind == "binary" else None
         patients = len(np.unique(subset.patients))
@@ -118,7 +153,7 @@ def describe_folds(rows: Sequence[GroupRow]) -> str:
 
 
 def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the groups of a column for :func:`by_group`: names and rows, boolean ``(n,)``.
+    """Yield the groups of a column for :func:`by_group`: names, each once, and rows, boolean ``(n,)``.
 
     Raises:
         UserError: More than twenty groups.
@@ -126,30 +161,35 @@ def groups(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     values = values.reset_index(drop=True)
     many = values.nunique() > FEW_VALUES and values.name != SITE
     if many and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        yield from _quarters(values)
+        named = dict(_quarters(values))
     else:
         if values.nunique() > MAX_GROUPS:
             raise UserError(f"column {values.name!r} has {values.nunique()} distinct values; expected at most "
                             f"{MAX_GROUPS} groups: choose another column, or group its values first")  # fmt: skip
-        for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), v)):
+        named = {}
+        for value in sorted(values.dropna().unique(), key=lambda v: (isinstance(v, str), _natural(v))):
             # As written in the table: 1000460.0 is the scanner 1000460, not 1.00046e+06.
             name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-            yield name, (values == value).to_numpy(dtype=bool, na_value=False)
+            named[name] = named.get(name, False) | (values == value).to_numpy(dtype=bool, na_value=False)
     if values.isna().any():
-        yield "not given", values.isna().to_numpy()
+        named["not given"] = named.get("not given", False) | values.isna().to_numpy()
+    yield from named.items()
+
+
+def _natural(value: Any) -> Any:
+    """Return the key by which values are sorted: numbers in text by their size."""
+    if not isinstance(value, str):
+        return value
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", value)]
 
 
 def _quarters(values: pd.Series) -> Iterator[tuple[str, np.ndarray]]:
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    cuts = np.unique(np.nanquantile(numbers, [0.25, 0.5, 0.75]))
-    edges = [-np.inf, *cuts, np.inf]
-    for low, high in pairwise(edges):
-        members = (numbers > low) & (numbers <= high)
-        if not members.any():
-            continue
-        if np.isinf(low):
-            yield f"up to {high:g}", members
-        elif np.isinf(high):
-            yield f"above {low:g}", members
-        else:
-            yield f"above {low:g} to {high:g}", members
+    # Values of the column, so that a name never lies between a value and its group.
+    cuts = np.unique(np.nanquantile(numbers, [0.25, 0.5, 0.75], method="lower"))
+    names = number_names(cuts)
+    titles = [f"up to {names[0]}", *(f"above {low} to {high}" for low, high in pairwise(names)), f"above {names[-1]}"]
+    quarter = np.where(np.isnan(numbers), -1, np.searchsorted(cuts, numbers))
+    for number, title in enumerate(titles):
+        if (members := quarter == number).any():
+            yield title, members

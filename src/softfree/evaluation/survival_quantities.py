@@ -12,6 +12,7 @@ from softfree.evaluation.metric_specs import Quantity
 from softfree.evaluation.scores import missing_reason
 from softfree.evaluation.survival_metrics import auroc_at, brier_at, concordance, integrated_brier
 from softfree.evaluation.times import Times
+from softfree_runtime.core.numbers import number_names
 
 NO_PAIRS = "no event that another sample outlived"
 NOT_KNOWN = "no sample with the event by then, or none that is known to be free of it after"
@@ -27,10 +28,9 @@ def survival_quantities(times: Times) -> dict[str, Quantity]:
     found = {"c_index": _c_index(times)}
     if times.survival is None or times.curves is None:
         return found
-    for number, horizon in enumerate(times.horizons):
-        found[f"auroc_at/{horizon:g}"] = _auroc(times, times.survival[:, number], horizon)
-    for number, horizon in enumerate(times.horizons):
-        found[f"brier_at/{horizon:g}"] = _brier(times, times.survival[:, number], horizon)
+    columns = list(zip(number_names(times.horizons), times.survival.T, times.horizons, strict=True))
+    found |= {f"auroc_at/{name}": _auroc(times, survival, horizon) for name, survival, horizon in columns}
+    found |= {f"brier_at/{name}": _brier(times, survival, horizon) for name, survival, horizon in columns}
     return found | {"integrated_brier": _integrated(times)}
 
 

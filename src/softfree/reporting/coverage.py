@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from softfree.data.table import Table
-from softfree.evaluation.conformal import Coverage, fit_sets, measure_coverage
+from softfree.evaluation.conformal import Coverage, measure_coverage
 from softfree.evaluation.scores import Scores
 from softfree.evaluation.subgroups import groups
 from softfree.inference.run import Run
-from softfree.reporting.scoring import FOLD
+from softfree.reporting.scoring import row_calibrations
 from softfree_runtime.core.conformal import ConformalSets
 
 
@@ -24,13 +24,13 @@ def coverage_of(run: Run, frame: pd.DataFrame, scores: Scores) -> Coverage | Non
         frame: Predictions.
         scores: Scores of its readable rows.
     """
-    sets = _sets(run, frame, scores)
+    sets = _sets(run, frame)
     return measure_coverage(scores, sets, _unusual(frame)) if sets else None
 
 
 def coverage_by_group(run: Run, frame: pd.DataFrame, scores: Scores, table: Table, column: str) -> dict[str, Coverage]:
     """Measure the same sets in each group of a column of the table."""
-    sets, unusual = _sets(run, frame, scores), _unusual(frame)
+    sets, unusual = _sets(run, frame), _unusual(frame)
     rows = frame.loc[frame["status"] == "ok", "row"]
     values = table.frame.set_index("row")[column].reindex(rows).reset_index(drop=True)
     return {
@@ -43,15 +43,11 @@ def coverage_by_group(run: Run, frame: pd.DataFrame, scores: Scores, table: Tabl
     }
 
 
-def _sets(run: Run, frame: pd.DataFrame, scores: Scores) -> list[tuple[np.ndarray, ConformalSets]]:
-    """Return rows and the sets to use for them."""
-    sets = run.calibration.sets
-    if sets is None:
-        return []
-    if FOLD not in frame:
-        return [(np.ones(len(scores), dtype=bool), sets)]
-    folds = frame.loc[frame["status"] == "ok", FOLD].to_numpy()
-    return [(folds == fold, fit_sets(scores.subset(folds != fold), sets.coverage)) for fold in pd.unique(folds)]
+def _sets(run: Run, frame: pd.DataFrame) -> list[tuple[np.ndarray, ConformalSets]]:
+    """Return which readable rows have which sets."""
+    readable = (frame["status"] == "ok").to_numpy()
+    found = ((rows[readable], calibration.sets) for rows, calibration in row_calibrations(frame, run))
+    return [(rows, sets) for rows, sets in found if sets is not None and rows.any()]
 
 
 def _unusual(frame: pd.DataFrame) -> np.ndarray | None:

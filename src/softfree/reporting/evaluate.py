@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from softfree.core.options import Split
-from softfree.data.table import Table
+from softfree.core.ranges import check_ranges
+from softfree.data.table import Table, may_identify
 from softfree.evaluation.answers import Answers
 from softfree.evaluation.comparison import Comparison, compare
 from softfree.evaluation.conformal import Coverage
@@ -21,7 +22,7 @@ from softfree.evaluation.metrics import Metric, measure
 from softfree.evaluation.number_report import write_number_report
 from softfree.evaluation.report import Compared, Report, Thumbnail, write_report
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.subgroups import GroupRow, by_group, describe_folds
+from softfree.evaluation.subgroups import GroupRow, by_fold, by_group, describe_folds
 from softfree.evaluation.survival_report import write_survival_report
 from softfree.inference.run import Run
 from softfree.inference.run_directory import RunDirectory
@@ -45,11 +46,6 @@ from softfree.reporting.suspects import find_suspects, suspects_in_words
 from softfree.reporting.thumbnails import worst_errors
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import refuse_numbers
-
-_IDENTIFYING = re.compile(
-    r"\b(id|ids|pid|patient|patientid|subject|subjectid|caseid|studyid|name|names|surname|mrn|ssn|birth"
-    r"|birthday|birthdate|dob|accession|accessionnumber|uid|uuid|guid|address|phone|email|path|file|filename)\b"
-)
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,19 @@ def check_evaluation(run: Run, options: EvaluateOptions) -> None:
     """Refuse options that do not fit a run.
 
     Raises:
-        UserError: Another table without a folder, columns that may identify people, or what the task does not have.
+        UserError: Columns or images of a table that is not named, another table without a folder, columns that may
+            identify people, numbers out of range, or what the task does not have.
     """
+    check_ranges(options)
+    for name in ("image_root", "label", "labels", "event"):
+        value = getattr(options, name)
+        if options.table is None and value is not None:
+            written = f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
+            given = f"--{name.replace('_', '-')} {shlex.quote(written)}"
+            raise UserError(
+                f"{given} describes a table, and the run's own is read as in training; name a table: softfree evaluate"
+                f" RUN TABLE {given} --out FOLDER"
+            )
     if options.table is not None and options.out is None:
         raise UserError("another table needs --out FOLDER, so that the run keeps its own results")
     refuse_identifiers(options)
@@ -138,7 +145,7 @@ def refuse_identifiers(options: EvaluateOptions) -> None:
     if options.allow_identifiers:
         return
     for column in options.subgroups:
-        if _IDENTIFYING.search(re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).casefold())):
+        if may_identify(column):
             raise UserError(
                 f"--subgroups {column}: its values may identify people and would appear in the report; choose another"
                 " column, or allow it with --allow-identifiers"
@@ -250,9 +257,9 @@ def _folds(frame: pd.DataFrame, scores: Answers, run: Run, options: EvaluateOpti
     """Measure each fold of a cross-validation on its own."""
     if FOLD not in frame:
         return {}
-    values = frame.loc[frame["status"] == "ok", FOLD].astype(str).reset_index(drop=True)
+    folds = frame.loc[frame["status"] == "ok", FOLD].astype(str).tolist()
     thresholds = run.calibration.thresholds
-    rows = by_group(scores, values, thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
+    rows = by_fold(scores, folds, thresholds, seed=options.seed, num_bootstrap=options.num_bootstrap)
     return {"folds": rows, "fold_note": describe_folds(rows)}
 
 

@@ -10,7 +10,9 @@ import pandas as pd
 from softfree.data.audit.checks import class_marks, counted, knows_patients
 from softfree.data.follow_up import event_times
 from softfree.data.table import SPLITS, Table
+from softfree.evaluation.report import Counts
 from softfree.inference.run import Run
+from softfree_runtime.core.numbers import number_names
 from softfree_runtime.core.scale import Scale
 from softfree_runtime.core.survival import Survival
 from softfree_runtime.core.task import Task
@@ -75,7 +77,7 @@ def near_duplicates_in_words(pairs: pd.DataFrame, part: str) -> str:
     )
 
 
-def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
+def count_rows(table: Table, *, is_study: bool = False) -> list[Counts]:
     """Count samples, patients and classes of each split; of a study, of its folds and its fixed test rows."""
     rows = []
     names = {"val": "cross-validation", "test": "test"} if is_study else {split: split for split in SPLITS}
@@ -83,15 +85,9 @@ def count_rows(table: Table, *, is_study: bool = False) -> list[dict[str, Any]]:
         split_table = table.where(split)
         if is_study and len(split_table.frame) == 0:
             continue
-        targets = split_table.targets
-        row: dict[str, Any] = {
-            "split": heading,
-            "samples": len(split_table.frame),
-            "patients": split_table.frame["patient"].nunique(),
-        }
-        for number, name in enumerate(table.task.classes):
-            row[name] = _counted(table.task, targets, number)
-        rows.append(row)
+        frame, targets = split_table.frame, split_table.targets
+        classes = {name: _counted(table.task, targets, number) for number, name in enumerate(table.task.classes)}
+        rows.append(Counts(heading, len(frame), frame["patient"].nunique(), classes))
     return rows
 
 
@@ -146,7 +142,7 @@ def _notes(run: Run, table: Table, frame: pd.DataFrame) -> list[str]:
 
 def _notes_on_survival(task: Task, survival: Survival, *, is_study: bool) -> list[str]:
     """State what the outputs are, and where survival is predicted."""
-    at = ", ".join(f"{horizon:g}" for horizon in survival.horizons)
+    at = ", ".join(number_names(survival.horizons))
     rows = "the held-out samples of all folds" if is_study else "the validation samples"
     if task.cuts:
         cuts = ", ".join(f"{cut:.4g}" for cut in task.cuts)

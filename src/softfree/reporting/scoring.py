@@ -13,7 +13,7 @@ from softfree.core.options import Target
 from softfree.data.dataset import SampleDataset
 from softfree.data.modalities.registry import MODALITIES
 from softfree.data.samples import as_samples
-from softfree.data.seen_rows import read_seen_rows
+from softfree.data.seen_rows import read_seen_rows, reads_series
 from softfree.data.table import Table, read_table
 from softfree.data.targets import specs_of
 from softfree.evaluation.answers import Answers
@@ -168,7 +168,7 @@ def without_seen(run: Run, table: Table) -> tuple[Table, int]:
     seen = read_seen_rows(run.directory.seen)
     if seen is None:
         return table, 0
-    is_seen = seen.rows(table.frame)
+    is_seen = seen.rows(table.frame, whole_series=reads_series(run.preprocessing))
     return table.take(np.flatnonzero(~is_seen)), int(is_seen.sum())
 
 
@@ -344,10 +344,32 @@ def fit_survival(run: Run, frame: pd.DataFrame) -> Survival:
     return breslow(outputs[:, 0], targets, horizons, fit_cox_slope(outputs[:, 0], targets))
 
 
+def row_calibrations(frame: pd.DataFrame, run: Run) -> list[tuple[np.ndarray, Calibration]]:
+    """Return rows of a predictions frame, boolean ``(n,)``, and the calibration to use for them.
+
+    Each fold of a cross-validation has the thresholds and conformal sets of the others, so that the label of a row has
+    no part in its own answer.
+    """
+    whole = run.calibration
+    if FOLD not in frame or not run.task.by_class:
+        return [(np.ones(len(frame), dtype=bool), whole)]
+    folds, readable = frame[FOLD].astype(str).to_numpy(), (frame["status"] == "ok").to_numpy()
+    scores = scores_of(frame, run)
+    found = []
+    for fold in pd.unique(folds):
+        first = frame[folds == fold].iloc[0]
+        own = {name: float(first[f"{THRESHOLD}{name}"]) for name in scores.thresholds or ()}
+        sets = whole.sets and fit_sets(scores.subset(folds[readable] != fold), whole.sets.coverage)
+        found.append((folds == fold, replace(whole, thresholds=whole.thresholds | own, sets=sets)))
+    return found
+
+
 def write_predictions(path: Path, frame: pd.DataFrame, run: Run) -> None:
-    """Write a predictions frame with its calibrated probabilities and labels."""
-    logits = frame[logit_columns(run.task)].to_numpy()
-    complete = pd.concat([frame.reset_index(drop=True), outputs(logits, run.task, run.calibration)], axis=1)
+    """Write a predictions frame with its calibrated probabilities and labels, by :func:`row_calibrations`."""
+    frame = frame.reset_index(drop=True)
+    parts = [outputs(own[logit_columns(run.task)].to_numpy(), run.task, calibration).set_axis(own.index)
+             for own, calibration in ((frame[rows], one) for rows, one in row_calibrations(frame, run))]  # fmt: skip
+    complete = pd.concat([frame, pd.concat(parts)], axis=1)
     if HALF_WIDTH in frame:
         complete["low"], complete["high"] = (complete["value"] + sign * complete[HALF_WIDTH] for sign in (-1, 1))
     if "distance" in frame:

@@ -10,11 +10,11 @@ import pandas as pd
 from PIL import Image
 
 from softfree.data.table import Table
+from softfree.evaluation.metric_specs import predict_labels
 from softfree.evaluation.report import Thumbnail
 from softfree.evaluation.scores import Scores
 from softfree.inference.run import Run
 from softfree_runtime.core.errors import ReadError
-from softfree_runtime.core.outputs import predicted_label
 from softfree_runtime.core.task import Task
 from softfree_runtime.readers import read_image
 from softfree_runtime.sources.sample_source import CaseFile, SampleSource, files_of
@@ -53,15 +53,12 @@ def _images_of(source: SampleSource, number: int | None) -> Iterator[tuple[str, 
             yield f", {view}" if view else "", png
 
 
-def _wrong(run: Run, scores: Scores) -> list[bool]:
-    """Return which images are labeled incorrectly at the run's thresholds."""
-    labels = [predicted_label(row, run.task, run.calibration.thresholds) for row in scores.probabilities]
+def _wrong(run: Run, scores: Scores) -> np.ndarray:
+    """Return which images ``(n,)`` are labeled incorrectly, at the thresholds of the metrics."""
+    present = predict_labels(scores, run.calibration.thresholds or None)
     if run.task.exclusive:
-        return [label != run.task.classes[int(t)] for label, t in zip(labels, scores.targets, strict=True)]
-    return [
-        any((name in label.split("; ")) != bool(t) for name, t in zip(run.task.classes, row, strict=True) if t == t)
-        for label, row in zip(labels, scores.targets, strict=True)
-    ]
+        return np.asarray(present.argmax(axis=1) != scores.targets)
+    return np.asarray(((present != scores.targets) & ~np.isnan(scores.targets)).any(axis=1))
 
 
 def _truth(task: Task, scores: Scores, index: int) -> str:

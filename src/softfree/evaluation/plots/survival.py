@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from softfree.evaluation.kaplan_meier import halves, kaplan_meier, survival_at
 from softfree.evaluation.plots.style import DASHES, MUTED, RULE, SERIES, figure, legend_below, short, square, styled
 from softfree.evaluation.times import Times
+from softfree_runtime.core.numbers import number_names
 
 GROUPS, LEAST_OF_GROUP = 5, 10
 """Most groups of predicted survival, and the fewest samples of one."""
@@ -40,12 +41,11 @@ def survival_calibration(times: Times) -> Figure:
     axes = drawing.subplots()
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=0)
     assert times.survival is not None
-    for number, horizon in enumerate(times.horizons):
+    for number, (name, horizon) in enumerate(zip(number_names(times.horizons), times.horizons, strict=True)):
         points = calibration_points(times.survival[:, number], times.targets, horizon)
         if len(points):
-            label = f"at {horizon:g}"
             color, look = SERIES[number % len(SERIES)], DASHES[number % len(DASHES)]
-            axes.plot(*points.T, color=color, linestyle=look, marker="o", markersize=4, label=label)
+            axes.plot(*points.T, color=color, linestyle=look, marker="o", markersize=4, label=f"at {name}")
     square(axes, "Predicted to be free of the event", "Free of it (Kaplan-Meier)")
     if axes.get_legend_handles_labels()[0]:
         legend_below(axes, columns=3)

@@ -69,15 +69,17 @@ class Evaluated:
         """State what speaks against the results."""
         found = [f"{text[:1].lower()}{text[1:]}" for text in self.results.get("baselines", {}).get("warnings", [])]
         main = target_metric(self.results["task"])
-        if reason := self.metrics.get(main, {}).get("reason"):
-            found.append(f"no interval of the {TITLES[main]}: {reason}")
+        metric = self.metrics.get(main, {})
+        if reason := metric.get("reason"):
+            missing = "no interval of the " if metric.get("low") is None else ""
+            found.append(f"{missing}{TITLES[main]}: {reason}")
         if suspect := self.results.get("suspect_labels"):
             found.append(f"{counted(suspect, 'label')} may be wrong")
         return [capitalized(f"{self.name}: {text}") for text in found]
 
 
 def read_external(folder: Path, run: Run) -> Evaluated:
-    """Read an evaluation on another table.
+    """Read an evaluation on another table, of several targets that of the folder of one.
 
     Raises:
         UserError: The folder has none, or of other classes.
@@ -88,7 +90,9 @@ def read_external(folder: Path, run: Run) -> Evaluated:
     results = directory.read_metrics()
     if results.get("classes") != list(run.task.classes):
         raise UserError(f"{folder} was evaluated for other classes than those of {run.folder}")
-    return Evaluated(f"external data {folder.resolve().name}", True, results)
+    root = folder.resolve()
+    name = root.parents[1].name if root.parent.name == "targets" else root.name
+    return Evaluated(f"external data {name}", True, results)
 
 
 def capitalized(text: str) -> str:

@@ -25,6 +25,7 @@ from softfree.reporting.documents.evaluated import (
     read_external,
     with_interval,
 )
+from softfree_runtime.core.numbers import number_names
 from softfree_runtime.preprocessing.case import variables_of
 
 CAUTION = "For research; not a medical device."
@@ -275,7 +276,7 @@ class Facts:
             )
             return ["The output is a number in the unit of the table.", interval]
         if (survival := self.run.calibration.survival) is not None:
-            at = listed([f"{horizon:g}" for horizon in survival.horizons], "and")
+            at = listed(number_names(survival.horizons), "and")
             risk = "The output is a risk, higher for an earlier event"
             return [f"{risk}, and the probability to be free of the event at {at}."]
         kind = "for each finding" if self.task.kind == "multilabel" else "for each class, adding up to 1"
