@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
 
 import softfree
+from softfree.core.choices import checked
+from softfree.core.options import TrainOptions
 from softfree.inference.run import Run
+from softfree_runtime.core.errors import UserError
 
 BLOCKED = """
 import sys
@@ -32,6 +40,48 @@ def test_functions_do_what_the_commands_do(run: Run, tmp_path: Path) -> None:
     assert len(explained.maps) == 1
     assert softfree.plan(model="seqnorm_vit_nano_patch16", size=224).parameters > 1e6
     assert softfree.create_model("sima_vit_nano_patch16", num_classes=3).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (softfree.export, {"precision": "float16"}, "precision 'float16': expected fp32 or fp16"),
+        (softfree.export, {"format": "ONNX"}, "format 'ONNX': expected onnx, openvino or executorch"),
+        (softfree.export, {"int8": None}, "int8 None: expected none, static or weights"),
+        (softfree.explain, {"inputs": [], "stream": True}, "stream True: expected auto, always or never"),
+        (softfree.predict, {"inputs": [], "precision": "half"}, "precision 'half': expected fp32, bf16 or fp16"),
+        (softfree.evaluate, {"split": "all"}, "split 'all': expected train, val, test or None"),
+        (softfree.train, {"out": "new", "lr": "5e-4"}, "lr '5e-4': expected find or a number"),
+        (softfree.pretrain, {"out": "new", "channels": 2}, "channels 2: expected 1, 3 or None"),
+        (softfree.plan, {"device": "cuda"}, "device 'cuda': expected cpu or gpu"),
+        (softfree.train, {"out": "new", "epochs": "ten"}, "epochs 'ten': expected a whole number"),
+        (softfree.train, {"out": "new", "size": None}, "size None: expected a whole number"),
+        (softfree.train, {"out": "new", "shape": [8, "big"]}, "shape [8, 'big']: expected a list of whole numbers"),
+        (
+            softfree.train,
+            {"out": "new", "model_options": 3},
+            "model_options 3: expected a mapping, such as {name: value}",
+        ),
+        (softfree.auto, {"out": "new", "seed": -1}, "--seed -1: expected a whole number from 0 to 4294967295"),
+    ],
+)
+def test_choices_are_those_of_the_commands(
+    function: Callable[..., Any], options: dict[str, Any], message: str, run: Run
+) -> None:
+    first = () if function is softfree.plan else (run.folder,)
+    with pytest.raises(UserError) as error:
+        function(*first, **options)
+    assert str(error.value) == message
+
+
+def test_each_kind_of_choice_is_taken() -> None:
+    for more in (
+        {"lr": "find", "channels": 3},
+        {"lr": 1, "channels": None, "loss": "huber"},
+        {"epochs": np.int64(3), "shape": (8, 8, 8), "window": np.array([0.0, 1.0]), "positive": 1, "augment": 0},
+    ):
+        options = TrainOptions(table=Path("t.csv"), out=Path("new"), **more)  # type: ignore[arg-type]
+        assert checked(options) is options
 
 
 # An image run is used, then a table of each kind that needs more is checked.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from softfree.study.auto import StudyResult
     from softfree.study.learning_curve_report import LearningCurve
     from softfree.study.tune_report import TuningResult
+
+T = TypeVar("T")
 
 
 def load(run: str | Path) -> Run:
@@ -54,7 +56,7 @@ def train(table: str | Path, **options: Any) -> Run:
     from softfree.core.options import TrainOptions
     from softfree.training.loop import train
 
-    return train(TrainOptions(table=Path(table), **_paths(options, TrainOptions))).run
+    return train(_options(TrainOptions, options, table=Path(table))).run
 
 
 def auto(table: str | Path, **options: Any) -> StudyResult | None:
@@ -73,7 +75,7 @@ def auto(table: str | Path, **options: Any) -> StudyResult | None:
     from softfree.study.auto import auto
     from softfree.study.options import AutoOptions
 
-    return auto(Path(table), AutoOptions(**_paths(options, AutoOptions)))
+    return auto(Path(table), _options(AutoOptions, options))
 
 
 def learning_curve(table: str | Path, **options: Any) -> LearningCurve:
@@ -89,7 +91,7 @@ def learning_curve(table: str | Path, **options: Any) -> LearningCurve:
     from softfree.study.learning_curve import learning_curve
     from softfree.study.options import LearningCurveOptions
 
-    return learning_curve(Path(table), LearningCurveOptions(**_paths(options, LearningCurveOptions)))
+    return learning_curve(Path(table), _options(LearningCurveOptions, options))
 
 
 def tune(table: str | Path, **options: Any) -> TuningResult:
@@ -105,7 +107,7 @@ def tune(table: str | Path, **options: Any) -> TuningResult:
     from softfree.study.options import TuneOptions
     from softfree.study.tune import tune
 
-    return tune(Path(table), TuneOptions(**_paths(options, TuneOptions)))
+    return tune(Path(table), _options(TuneOptions, options))
 
 
 def pretrain(table: str | Path, **options: Any) -> Path:
@@ -124,7 +126,7 @@ def pretrain(table: str | Path, **options: Any) -> Path:
     from softfree.pretraining.loop import pretrain
     from softfree.pretraining.options import PretrainOptions
 
-    return pretrain(PretrainOptions(table=Path(table), **_paths(options, PretrainOptions)))
+    return pretrain(_options(PretrainOptions, options, table=Path(table)))
 
 
 def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: Any) -> Evaluation | TargetEvaluations:
@@ -141,7 +143,7 @@ def evaluate(run: str | Path | Run, table: str | Path | None = None, **options: 
     from softfree.reporting.options import EvaluateOptions
     from softfree.reporting.targets import evaluate_run
 
-    chosen = EvaluateOptions(table=None if table is None else Path(table), **_paths(options, EvaluateOptions))
+    chosen = _options(EvaluateOptions, options, table=None if table is None else Path(table))
     return evaluate_run(_run(run), chosen)
 
 
@@ -159,7 +161,7 @@ def compare(runs: Sequence[str | Path], **options: Any) -> RunComparison:
     from softfree.reporting.options import CompareOptions
     from softfree.reporting.run_comparison import compare_runs
 
-    chosen = CompareOptions(**_paths(options, CompareOptions))
+    chosen = _options(CompareOptions, options)
     comparison = compare_runs([Path(run) for run in runs], chosen)
     if chosen.out is not None:
         write_comparison(chosen.out, comparison)
@@ -193,7 +195,7 @@ def explain(run: str | Path | Run, inputs: Sequence[str | Path], **options: Any)
     from softfree.saliency.api import explain
     from softfree.saliency.options import ExplainOptions
 
-    return explain(_run(run), [str(path) for path in inputs], ExplainOptions(**_paths(options, ExplainOptions)))
+    return explain(_run(run), [str(path) for path in inputs], _options(ExplainOptions, options))
 
 
 def export(run: str | Path, **options: Any) -> Exported:
@@ -209,7 +211,7 @@ def export(run: str | Path, **options: Any) -> Exported:
     from softfree.deployment.options import ExportOptions
     from softfree.deployment.pipeline import export
 
-    return export(run, ExportOptions(**_paths(options, ExportOptions)))
+    return export(run, _options(ExportOptions, options))
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
@@ -236,19 +238,22 @@ def plan(**options: Any) -> Plan:
     from softfree.planning.options import PlanOptions
     from softfree.planning.plan import make_plan
 
-    return make_plan(PlanOptions(**options))
+    return make_plan(_options(PlanOptions, options))
 
 
 def _run(run: str | Path | Run) -> Run:
     return load(run) if isinstance(run, (str, Path)) else run
 
 
-def _paths(options: dict[str, Any], kind: type) -> dict[str, Any]:
-    """Turn text into paths where a field is one, as the command line does."""
+def _options(kind: type[T], given: dict[str, Any], **own: Any) -> T:
+    """Make options as the command line does: text becomes a path where a field is one, and values are checked."""
     from dataclasses import fields
 
-    types = {field.name: str(field.type) for field in fields(kind)}
-    return {
+    from softfree.core.choices import checked
+
+    types = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    paths = {
         name: Path(value) if isinstance(value, str) and types.get(name, "").startswith("Path") else value
-        for name, value in options.items()
+        for name, value in given.items()
     }
+    return checked(kind(**own, **paths))

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from tests.conftest import leave_out_figures
 
 import softfree_runtime
 from softfree.cli.main import main
+from softfree.core.options import TrainOptions
 from softfree.data.folds import read_folds
 from softfree.data.table import read_table
 from softfree.deployment.options import ExportOptions
@@ -34,6 +36,7 @@ from softfree.study.auto import StudyResult, auto, near_duplicates
 from softfree.study.options import AutoOptions
 from softfree.study.plan_file import read_audit
 from softfree.study.study_directory import MemberKey, StudyDirectory
+from softfree.study.timing import time_training
 from softfree_runtime.core.errors import UserError
 
 
@@ -98,6 +101,7 @@ def test_each_sample_is_predicted_by_the_member_that_did_not_see_it(study: Study
     assert temperature == pytest.approx(fit_temperature(logits, held["target"].to_numpy(), study.run.task), rel=1e-3)
     assert study.run.members[1].calibration.temperature == temperature
     assert {"baseline_copy_high", "p_high", "predicted"} <= set(pooled.columns)
+    assert ((held["predicted"] == "low") == (held["p_low"] >= held["threshold_low"])).all()
     assert study.evaluation.scores.thresholds is not None
     assert len(study.evaluation.scores) == 24
 
@@ -257,7 +261,7 @@ def test_a_study_goes_on_only_as_it_began(study: StudyResult, begin: Callable) -
     table, options = begin(folds=3)
     with pytest.raises(UserError, match="was begun with other folds"):
         auto(table, options)
-    table, options = begin()
+    table, options = begin(train={})
     plan = StudyDirectory(options.out).plan
     text = plan.read_text()
     try:
@@ -294,16 +298,66 @@ def test_a_dry_run_leaves_a_plan_with_reasons(begin: Callable) -> None:
         ({"train": {"seed": 3}}, "seed is set by the study; remove it"),
         ({"train": {"patience": 3}}, "patience would choose epochs on the held-out samples"),
         ({"train": {"epochs": 0}}, "--epochs 0: expected 1 or more"),
+        ({"train": {"epochs": "ten"}}, "epochs 'ten': expected a whole number"),
+        ({"train": {"size": "big"}}, "size 'big': expected a whole number"),
+        ({"train": {"batch_size": 0}}, "--batch-size 0: expected 1 or more"),
+        ({"train": {"shape": 3}}, "shape 3: expected a list of whole numbers"),
+        ({"train": {"epoks": 3}}, "--train: softfree train has no option 'epoks'"),
+        ({"train": {"preset": "radiograph", "mixup": 0.2}}, "--mixup and --cutmix are for the color presets"),
+        ({"pretrain": {"epochs": "ten"}}, "epochs 'ten': expected a whole number"),
+        ({"pretrain": {"size": 3}}, "pretrain: size is that of the trainings; remove it, or set it for train"),
+        ({"pretrain": {"epoch": 3}}, "pretrain: softfree pretrain has no option epoch"),
     ],
 )
 def test_impossible_studies_are_refused_before_any_training(begin: Callable, changes: dict, message: str) -> None:
     table, options = begin(f"refused {len(message)}", **changes)
     with pytest.raises(UserError, match=message):
         auto(table, options)
-    assert not StudyDirectory(options.out).members.exists()
-    if "budget" in changes or "folds" in changes:  # no plan was written, so that other options may follow at once
-        table, options = begin(options.out.name, dry_run=True)
-        assert auto(table, options) is None
+    assert not StudyDirectory(options.out).plan.exists(), "other options may follow at once"
+
+
+def test_options_that_differ_from_the_plan_are_refused(begin: Callable) -> None:
+    table, options = begin("planned", dry_run=True)
+    assert auto(table, options) is None
+    directory = StudyDirectory(options.out)
+    text = directory.plan.read_text()
+    train = options.train
+    for changes, message in (
+        (
+            {"train": {**train, "epochs": 7}},
+            r"--train says epochs 7, but .*plan.yaml has epochs 1: leave it out, change",
+        ),
+        ({"train": {"weight_decay": 0.3}}, r"--train says weight_decay 0.3, but .* has weight_decay 0.05"),
+        ({"pretrain": {"epochs": 3}}, r"--pretrain says epochs 3, but .*plan.yaml has no pretrain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            auto(table, replace(options, **changes))
+    assert directory.plan.read_text() == text
+    directory.plan.write_text(text.replace("epochs: 1\n", "epochs: 7\n") + "pretrain: {epochs: 3, lr: 1.0e-3}\n")
+    for changes in ({"train": {**train, "epochs": 7}, "pretrain": {"epochs": 3, "lr": 0.001}}, {"train": {}}):
+        assert auto(table, replace(options, **changes)) is None, "as the edited plan says"
+    with pytest.raises(UserError, match=r"--pretrain says epochs 4, but .* has epochs 3"):
+        auto(table, replace(options, train={}, pretrain={"epochs": 4}))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+)
+def test_a_step_that_does_not_fit_into_memory_is_one_line(
+    begin: Callable, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    real = torch.stack
+
+    def stack(tensors: Any, **options: Any) -> torch.Tensor:
+        if len(tensors) == 11:
+            raise error
+        return real(tensors, **options)
+
+    table, _ = begin()
+    monkeypatch.setattr("softfree.study.timing.torch.stack", stack)
+    with pytest.raises(UserError, match="a training step does not fit into memory; set --train"):
+        time_training(TrainOptions(table=table, size=32, batch_size=11), read_table(table))
 
 
 def test_a_foreign_folder_is_not_touched(begin: Callable, tmp_path: Path) -> None:
@@ -342,16 +396,3 @@ def test_each_training_begins_with_weights_pretrained_on_its_own_folds(
         note = yaml.safe_load((directory.pretrained / name / "config.yaml").read_text())["pretraining"]["rows"]
         count = np.isin(folds.numbers[0], [number for number in (0, 1) if number != fold]).sum()
         assert note == f"the {count} rows outside of fold {fold + 1}, out of 32"
-
-
-@pytest.mark.parametrize(
-    ("pretrain", "message"),
-    [
-        ({"size": 3}, "pretrain: size is that of the trainings; remove it, or set it for train"),
-        ({"epoch": 3}, "pretrain: softfree pretrain has no option epoch"),
-    ],
-)
-def test_options_of_pretraining_that_cannot_be(begin: Callable, pretrain: dict, message: str) -> None:
-    table, options = begin(f"impossible {len(message)}", pretrain=pretrain)
-    with pytest.raises(UserError, match=message):
-        auto(table, options)

@@ -105,11 +105,12 @@ def test_it_goes_on_only_as_it_began(curve: LearningCurve, begin: Callable) -> N
         ({"train": {"patience": 3}}, "patience cannot be used here"),
         ({"train": {"epoks": 3}}, "softfree train has no option 'epoks'"),
         ({"train": {"seed": 3}}, "seed is set by softfree learning-curve"),
-        ({"train": {"epochs": "many"}}, "epochs is 'many'; expected a whole number"),
+        ({"train": {"epochs": "many"}}, "epochs 'many': expected a whole number"),
         ({"train": {"epochs": 0}}, "--epochs 0: expected 1 or more"),
         ({"fractions": [0.01, 1]}, "leaves none with"),
         ({"pretrain": {"size": 3}}, "pretrain: size is that of the trainings"),
         ({"pretrain": {"epoch": 3}}, "softfree pretrain has no option epoch"),
+        ({"pretrain": {"epochs": "many"}}, "epochs 'many': expected a whole number"),
         ({"fractions": [2]}, "--fractions 2: expected numbers above 0"),
     ],
 )

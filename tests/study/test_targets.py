@@ -1,6 +1,7 @@
 """A study of several targets: an ensemble for each, and one of all that gives the same."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,3 +199,19 @@ def test_a_study_exports_to_one_file(study: Run, table: Path, tmp_path: Path) ->
     light, whole = predict(tmp_path / "study.onnx", image)[0], study.predict(image)
     for column in ("grade.p_mild", "volume.value", "signs.p_two", "death.risk", "relapse.survival_100"):
         assert light[column] == pytest.approx(whole[column][0], abs=1e-4)
+
+
+def test_the_documents_of_each_target_have_its_part_of_an_external_evaluation(study: Run, tmp_path: Path) -> None:
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "documents"
+    for name, part in study.parts.items():
+        folder = elsewhere / "targets" / name
+        folder.mkdir(parents=True)
+        shutil.copyfile(part.directory.metrics, folder / "metrics.json")
+    words = ["report", str(study.folder), "--evaluations", str(elsewhere), "--no-docx", "--out", str(out)]
+    assert main(words) == 0
+    for name in study.parts:
+        assert "External data elsewhere" in (out / name / "methods.md").read_text(encoding="utf-8")
+    shutil.rmtree(out)
+    shutil.rmtree(elsewhere / "targets" / "relapse")
+    assert main(words) == 2
+    assert not out.exists(), "nothing is written if the evaluation of the last target is missing"

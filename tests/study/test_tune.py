@@ -207,6 +207,30 @@ def test_folds_are_averaged_and_machines_with_one_storage_share_a_search(
     assert len(tune(table, options).trials) == 3
 
 
+@pytest.mark.parametrize(("trials", "killed"), [(3, 2), (3, 3), (1, 1)])
+def test_a_trial_that_is_killed_is_begun_again_also_if_it_is_the_last(
+    begin: Callable, monkeypatch: pytest.MonkeyPatch, trials: int, killed: int
+) -> None:
+    calls: list[float] = []
+
+    def scored(trial: Any, chosen: dict[str, Any], *_: Any) -> tuple[float, float, float]:
+        calls.append(chosen["lr"])
+        if len(calls) in (killed, killed + 1):  # twice
+            raise SystemExit
+        return 0.7, 0.5, 0.9
+
+    monkeypatch.setattr(tune_module, "_score", scored)
+    monkeypatch.setattr(tune_module, "_keep_best", lambda *_: None)
+    table, options = begin(f"killed {killed} of {trials}", trials=trials)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            tune(table, options)
+    result = tune(table, options)
+    assert result.trials["state"].tolist() == ["complete"] * trials
+    assert len(calls) == trials + 2
+    assert calls[killed - 1] == calls[killed] == calls[killed + 1], "the same trial"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -218,7 +242,12 @@ def test_folds_are_averaged_and_machines_with_one_storage_share_a_search(
         ({"space": {"patience": [3]}}, "--space: patience cannot be used here"),
         ({"space": {"epochs": [1]}}, "--space and --train both set epochs"),
         ({"space": {"lr": [0.1, -1]}}, "--lr -1: expected more than 0"),
-        ({"space": {"lr": ["high"]}}, "--lr high: expected more than 0"),
+        ({"space": {"lr": ["high"]}}, "lr 'high': expected find or a number"),
+        ({"space": {"drop_path": {"low": 0, "high": 0.3, "log": True}}}, "expected low above 0, which a search by"),
+        ({"space": {"lr": {"low": 0.1, "high": 1, "log": "maybe"}}}, "expected log: true or false"),
+        ({"space": {"layer_scale": {"low": 0.1, "high": float("inf")}}}, "expected numbers, low below high"),
+        ({"train": {"size": "big"}}, "size 'big': expected a whole number"),
+        ({"train": {"batch_size": 0}}, "--batch-size 0: expected 1 or more"),
         ({"train": {"teacher": "run"}}, "--train: teacher cannot be used here"),
         ({"budget": "soon"}, "--budget soon"),
         ({"storage": "nonsense://x"}, "--storage cannot be opened"),

@@ -76,6 +76,12 @@ def _lines(file: Path) -> list[str]:
         return []
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch says that memory is short: a device's, or the main memory."""
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
+
+
 def release_memory() -> None:
     """Return freed memory to the system, so that a process that trains several models needs little more than one.
 

@@ -25,6 +25,7 @@ from softfree.data.table import Table
 from softfree.evaluation.subgroups import MAX_GROUPS, SITE
 from softfree.inference.run import PART_OF, Run
 from softfree.inference.run_directory import RunDirectory
+from softfree.pretraining.options import PretrainOptions
 from softfree.reporting.documents.write import write_documents
 from softfree.reporting.evaluate import Evaluation
 from softfree.reporting.facts import near_duplicates_in_words, table_facts
@@ -83,25 +84,53 @@ def auto(path: Path, options: AutoOptions) -> StudyResult | None:
     say(path, table.sentences)
     with folder_lock(directory.root, "running a study"):
         folds = _folds(table, options, directory)
+        keys = list(member_keys(len(folds.names), len(folds.numbers), options.members))
+        given = _given(options, path, keys[0])
         if not directory.plan.is_file():
             plan = make_plan(options, path, table, folds)
             write_folds(directory.folds, table, folds)
             write_plan(directory.plan, plan)
         console.print(directory.plan.read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
         planned, pretraining = read_plan(directory.plan, table.digest)
-        keys = list(member_keys(len(folds.names), len(folds.numbers), options.members))
         first = member_options(options, path, planned, keys[0])
         check_options(first)
+        begun: tuple[TrainOptions, PretrainOptions | None] = (first, None)
         pretrain = None
         if pretraining is not None:
-            pretrain_options(first, pretraining, directory.pretrained)
+            begun = (first, pretrain_options(first, pretraining, directory.pretrained))
             pretrain = partial(_pretrained, directory, pretraining)
+        _refuse_others(options, given, begun, directory.plan)
         if options.dry_run:
             return None
         members = train_members(options, path, planned, keys, pretrain)
         run = _write_ensemble(directory, members, table, folds)
         shutil.rmtree(directory.cache, ignore_errors=True)
         return _evaluate(run, options, table, bool((folds.numbers[0] < 0).any()))
+
+
+def _given(options: AutoOptions, path: Path, key: MemberKey) -> tuple[TrainOptions, PretrainOptions | None]:
+    """Return the options of a training and its pretraining as --train and --pretrain have them, without a plan."""
+    train = member_options(options, path, options.train, key, "--train")
+    return train, pretrain_options(train, options.pretrain, Path()) if options.pretrain else None
+
+
+def _refuse_others(
+    options: AutoOptions,
+    given: tuple[TrainOptions, PretrainOptions | None],
+    begun: tuple[TrainOptions, PretrainOptions | None],
+    plan: Path,
+) -> None:
+    """Refuse values of --train and --pretrain that are not those of the plan, which may be older or edited."""
+    flags = ("train", options.train), ("pretrain", options.pretrain)
+    for (flag, names), new, old in zip(flags, given, begun, strict=True):
+        for name in names:
+            value, planned = getattr(new, name), getattr(old, name, None)
+            if old is None or (value != planned and str(value) != str(planned)):
+                has = f"{name} {planned}" if old is not None else f"no {flag}"
+                raise UserError(
+                    f"--{flag} says {name} {value}, but {plan} has {has}: leave it out, change {plan.name}, or use"
+                    " another --out"
+                )
 
 
 def _pretrained(directory: StudyDirectory, planned: Mapping[str, Any], train: TrainOptions, key: MemberKey) -> Path:

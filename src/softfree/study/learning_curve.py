@@ -30,7 +30,6 @@ from softfree.study.scores import StudyMetric, held_out, study_metric, targets_s
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
-from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import replacing, say, write_atomically
 
 SETTINGS = "curve.yaml"
@@ -62,7 +61,7 @@ def learning_curve(path: Path, options: LearningCurveOptions) -> LearningCurve:
         check_begun(settings, _settings(options, fractions, table, folds))
         recipes = _recipes(options, parts)
         for fraction, recipe in recipes.items():
-            first = member_options(_part_options(options, fraction), path, recipe, MemberKey(1))
+            first = member_options(_part_options(options, fraction), path, recipe, MemberKey(1), "--train")
             check_options(first)
         pretrain = None
         if options.pretrain:
@@ -119,9 +118,6 @@ def _recipes(options: LearningCurveOptions, parts: Mapping[float, Folds]) -> dic
     """Return the options of the trainings of each part: smaller ones have more epochs, for as many steps."""
     defaults = {field.name: field.default for field in fields(TrainOptions)}
     planned = {name: options.train.get(name, defaults[name]) for name in ("batch_size", "grad_accum", "epochs")}
-    for name, value in planned.items():
-        if not isinstance(value, int):
-            raise UserError(f"--train: {name} is {value!r}; expected a whole number")
     batch, epochs = planned["batch_size"] * planned["grad_accum"], planned["epochs"]
     rows = {
         fraction: np.mean([training_rows(part, draw).sum() for draw in range(len(part.numbers))])

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from softfree.core.choices import checked
 from softfree.core.memory import release_memory
 from softfree.core.options import TrainOptions
 from softfree.core.progress import console
@@ -67,15 +68,26 @@ def train_members(
     return members
 
 
-def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any], key: MemberKey) -> TrainOptions:
+def member_options(
+    options: AutoOptions, path: Path, planned: Mapping[str, Any], key: MemberKey, source: str | None = None
+) -> TrainOptions:
     """Return the options of the training of a member.
 
+    Args:
+        options: Of the study.
+        path: The table.
+        planned: Options of ``softfree train``.
+        key: The member.
+        source: Where they are from, for errors; default: the plan.
+
     Raises:
-        UserError: The plan has an option that softfree train does not know, or one that the study sets.
+        UserError: The plan has an option that softfree train does not know, a value that it does not take, or an option
+            that the study sets.
     """
     directory = StudyDirectory(options.out)
+    source = source or str(directory.plan)
     if planned.get("patience") is not None:
-        raise UserError(f"{directory.plan}: patience would choose epochs on the held-out samples; leave it out")
+        raise UserError(f"{source}: patience would choose epochs on the held-out samples; leave it out")
     chosen = {
         **label_options(options),
         "image_root": options.image_root,
@@ -89,20 +101,20 @@ def member_options(options: AutoOptions, path: Path, planned: Mapping[str, Any],
         "out": directory.member(key),
     }
     if twice := sorted(chosen.keys() & planned.keys() - {"cache", "num_workers"}):
-        raise UserError(f"{directory.plan}: {twice[0]} is set by the study; remove it")
+        raise UserError(f"{source}: {twice[0]} is set by the study; remove it")
     try:
-        return TrainOptions(table=path, **(chosen | dict(planned)))
+        return checked(TrainOptions(table=path, **(chosen | dict(planned))))
     except TypeError as error:
         name = str(error).rpartition("argument ")[2]
-        raise UserError(f"{directory.plan}: softfree train has no option {name}; see: softfree train --help") from None
+        raise UserError(f"{source}: softfree train has no option {name}; see: softfree train --help") from None
 
 
 def pretrain_options(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> PretrainOptions:
     """Return the options of the pretraining of a member: those of its training, and what the plan says.
 
     Raises:
-        UserError: The plan has an option that softfree pretrain does not know, or one that the study sets; or the
-            training begins with other weights.
+        UserError: The plan has an option that softfree pretrain does not know, a value that it does not take, or an
+            option that the study sets; or the training begins with other weights.
     """
     if train.weights is not None:
         raise UserError(f"pretrain: the trainings begin with the weights {train.weights}; leave out one of the two")
@@ -112,7 +124,7 @@ def pretrain_options(train: TrainOptions, planned: Mapping[str, Any], out: Path)
         raise UserError(f"pretrain: {twice[0]} is that of the trainings; remove it, or set it for train")
     if unknown := sorted(planned.keys() - OWN):
         raise UserError(f"pretrain: softfree pretrain has no option {unknown[0]}; see: softfree pretrain --help")
-    return PretrainOptions(**(chosen | dict(planned)))
+    return checked(PretrainOptions(**(chosen | dict(planned))))
 
 
 def pretrained(train: TrainOptions, planned: Mapping[str, Any], out: Path) -> Path:

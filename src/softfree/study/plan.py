@@ -29,10 +29,12 @@ from softfree.study.inspection import (
     kind_of,
     listed_counts,
 )
-from softfree.study.members import pretrain_options
+from softfree.study.members import member_options, pretrain_options
 from softfree.study.options import AutoOptions
 from softfree.study.plan_file import Choice, StudyPlan, busy_in_words, in_words, parse_duration
+from softfree.study.study_directory import MemberKey
 from softfree.study.timing import busy_cores, has_fast_bf16, time_pretraining, time_training
+from softfree.training.configuration import check_options
 from softfree.training.follow_up import with_planned_intervals
 from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import UserError
@@ -91,12 +93,14 @@ def make_plan(options: AutoOptions, path: Path, table: Table, folds: Folds) -> S
     if "cuts" in choices:
         used = replace(used, task=replace(used.task, cuts=tuple(choices["cuts"].value)))
     drafts = [_schedule(size | choices, rows, options) for size in sizes]
+    _check(options, path, drafts[0])
     if budget is not None:
         drafts = _within(budget, drafts, path, options.pretrain, used, trainings, rows)
     for draft in drafts:
         train = _train_options(path, draft)
         seconds = _seconds(train, options.pretrain, used, trainings, rows)
         if budget is None or seconds <= budget:
+            _check(options, path, draft)
             draft |= _cache(train, used, options)
             memory = _memory(train, table)
             return StudyPlan(
@@ -133,6 +137,12 @@ def _train_options(path: Path, draft: Mapping[str, Choice]) -> TrainOptions:
     except TypeError as error:
         name = str(error).rpartition("argument ")[2]
         raise UserError(f"--train: softfree train has no option {name}; see: softfree train --help") from None
+
+
+def _check(options: AutoOptions, path: Path, draft: Mapping[str, Choice]) -> None:
+    """Refuse options of ``--train`` that do not fit together, or do not fit what is planned."""
+    planned = {name: choice.value for name, choice in draft.items()}
+    check_options(member_options(options, path, planned, MemberKey(1), "--train"))
 
 
 def _seconds(train: TrainOptions, pretraining: Mapping[str, Any], table: Table, trainings: int, rows: int) -> float:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from softfree.core.choices import checked
 from softfree.core.options import Target, TrainOptions
 from softfree.data.labels import LABEL_OPTIONS, label_options
 from softfree.data.samples import join_cases
@@ -34,7 +35,17 @@ class HasTable(Protocol):
     seed: int
 
 
-def check_recipe(train: Mapping[str, Any], command: str, flag: str = "--train") -> None:
+def check_recipe(train: Mapping[str, Any], command: str) -> None:
+    """Refuse options that :func:`check_names` refuses, and values that softfree train does not take.
+
+    Raises:
+        UserError: Names the option.
+    """
+    check_names(train, command, "--train")
+    checked(TrainOptions(table=Path(), **train))
+
+
+def check_names(train: Mapping[str, Any], command: str, flag: str) -> None:
     """Refuse options that softfree train does not have, that the command sets, or that would leak.
 
     Raises:

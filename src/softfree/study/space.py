@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,14 @@ def check_space(space: Mapping[str, Any]) -> None:
             raise UserError(f"--space: {name} is {values}: expected a list, or a range such as {{low: 0.1, high: 1}}")
         elif not (_is_number(values["low"]) and _is_number(values["high"]) and values["low"] < values["high"]):
             raise UserError(f"--space: {name} is {values}: expected numbers, low below high")
+        elif not isinstance(values.get("log", False), bool):
+            raise UserError(f"--space: {name} is {values}: expected log: true or false")
+        elif values.get("log") and values["low"] <= 0:
+            raise UserError(f"--space: {name} is {values}: expected low above 0, which a search by factors (log) needs")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def ends(values: Any) -> list[Any]:

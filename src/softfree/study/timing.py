@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from softfree.core.environment import best_device
+from softfree.core.memory import is_out_of_memory
 from softfree.core.options import TrainOptions
 from softfree.core.precision import products_in
 from softfree.data.modalities.base import Preprocessing
@@ -68,9 +69,10 @@ def time_training(options: TrainOptions, table: Table) -> Timing:
     samples, read = _first_samples(preprocessing, table)
     sample = _median(samples)
     augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
-    drawn = list(islice(cycle(samples), options.batch_size))  # cases have more and fewer images
-    batch = (collate_bags(drawn) if sample.ndim == 2 else torch.stack([sample] * len(drawn))).to(best_device())
     single = sample.unsqueeze(0).to(best_device())
+    drawn = list(islice(cycle(samples), options.batch_size))  # cases have more and fewer images
+    with _memory_explained():
+        batch = (collate_bags(drawn) if sample.ndim == 2 else torch.stack([sample] * len(drawn))).to(best_device())
 
     def step() -> None:
         with products_in(options.precision, batch.device):
@@ -97,7 +99,8 @@ def time_pretraining(options: PretrainOptions, table: Table, rows: int) -> float
     preprocessing = create_preprocessing(options, table.sources)  # type: ignore[arg-type]
     sample = _median(_first_samples(preprocessing, table)[0])
     augment = _seconds_of_augmentation(preprocessing, sample) if options.augment else 0.0
-    images = torch.stack([sample] * options.batch_size).to(best_device())
+    with _memory_explained():
+        images = torch.stack([sample] * options.batch_size).to(best_device())
     model = build_autoencoder(encoder_arguments(options, preprocessing), options).to(best_device()).train()
 
     def step() -> None:
@@ -140,10 +143,10 @@ def _seconds_of_augmentation(preprocessing: Preprocessing, sample: torch.Tensor)
 def _memory_explained() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise UserError(
-            "a training step does not fit into the device's memory; set --train '{batch_size: ...}'"
-        ) from None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError("a training step does not fit into memory; set --train '{batch_size: ...}'") from None
 
 
 def has_fast_bf16() -> bool:

@@ -26,10 +26,10 @@ from softfree.evaluation.metrics import lower_is_better
 from softfree.inference.run_directory import RunDirectory
 from softfree.study.options import TuneOptions
 from softfree.study.plan import parse_duration
-from softfree.study.recipe import check_begun, check_recipe, refuse_other_content
+from softfree.study.recipe import check_begun, check_names, check_recipe, refuse_other_content
 from softfree.study.scores import held_out, study_metric, targets_setting
 from softfree.study.space import check_space, default_space, defaults_within, ends, suggest
-from softfree.study.tune_report import TuningResult, options_in_words, result_of, write_result
+from softfree.study.tune_report import TuningResult, not_repeated, options_in_words, result_of, write_result
 from softfree.training.callbacks import epoch_score
 from softfree.training.checkpoints import folder_lock
 from softfree.training.configuration import check_options
@@ -112,15 +112,12 @@ def _check(path: Path, options: TuneOptions) -> dict[str, Any]:
     searched = dict(options.space) or default_space(TrainOptions(**base))
     space = {name: values for name, values in searched.items() if options.space or name not in options.train}
     check_space(space)
-    check_recipe(dict.fromkeys(space, True), "tune", "--space")
+    check_names(dict.fromkeys(space, True), "tune", "--space")
     if twice := sorted(space.keys() & options.train.keys()):
         raise UserError(f"--space and --train both set {twice[0]}; name it once")
     for name, values in space.items():
         for value in ends(values):
-            try:
-                check_options(TrainOptions(**(base | {name: value})))
-            except TypeError:
-                raise UserError(f"--space: {name} cannot be {value!r}") from None
+            check_options(TrainOptions(**(base | {name: value})))
     return space
 
 
@@ -182,8 +179,7 @@ def _begun(study: Study) -> int:
     """Count the trials, an interrupted one and its repetition as one."""
     from optuna.trial import TrialState
 
-    trials = [trial for trial in study.trials if trial.state != TrialState.WAITING]
-    return len(trials) - sum("again" in trial.user_attrs for trial in trials)
+    return sum(trial.state != TrialState.WAITING for trial in not_repeated(study))
 
 
 def _completed(study: Study) -> bool:

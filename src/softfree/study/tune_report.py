@@ -26,6 +26,7 @@ from softfree_runtime.core.files import replacing, write_atomically
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.trial import FrozenTrial
 
 SHOWN = 10  # trials on the terminal
 OPTIMISTIC = (
@@ -70,14 +71,19 @@ class TuningResult:
                             "trials": trials, "folder": str(self.folder)})  # fmt: skip
 
 
+def not_repeated(study: Study) -> list[FrozenTrial]:
+    """Return the trials but interrupted ones that were, or will be, begun again."""
+    repeated = {trial.user_attrs.get("again") for trial in study.trials}
+    return [trial for trial in study.trials if trial.number not in repeated]
+
+
 def result_of(study: Study, options: TuneOptions) -> TuningResult:
     """Gather the trials that have ended."""
     rows: list[dict[str, Any]] = []
     metric = study_metric(options)
     names: dict[str, None] = {}
-    repeated = {trial.user_attrs.get("again") for trial in study.trials}
-    for trial in study.trials:
-        if not trial.state.is_finished() or trial.number in repeated:
+    for trial in not_repeated(study):
+        if not trial.state.is_finished():
             continue
         names |= dict.fromkeys(trial.params)
         seconds = math.nan if trial.duration is None else round(trial.duration.total_seconds(), 1)

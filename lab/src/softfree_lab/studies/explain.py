@@ -68,7 +68,7 @@ def study_explain(options: ExplainStudyOptions, folders: Sequence[str | Path]) -
     Raises:
         UserError: Runs of different tasks or without a grid of tokens, or no readable image.
     """
-    for name in ("count", "num_bootstrap", "orders"):
+    for name in ("count", "orders"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected 1 or more")
     runs = open_runs(folders)

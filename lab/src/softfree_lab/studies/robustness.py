@@ -63,8 +63,6 @@ def study_robustness(options: RobustnessOptions, folders: Sequence[str | Path]) 
     for name in options.corruptions:
         if name not in CORRUPTIONS:
             raise unknown_name("corruption", name, CORRUPTIONS)
-    if options.num_bootstrap < 1:
-        raise UserError(f"--num-bootstrap {options.num_bootstrap}: expected 1 or more, such as 2000")
     runs = open_runs(folders)
     how = "softfree-lab study robustness RUN --own-table TABLE"
     tables = [_test_rows(own_table(run, options.own_table, how=how)) for run in runs]
