@@ -4,6 +4,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -11,8 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from softfree.cli.main import main
-from softfree.conversion.convert import convert
+from softfree.conversion.calibration import labeled_table
+from softfree.conversion.convert import convert, infer
+from softfree.conversion.next_step import next_command
 from softfree.conversion.options import ConvertOptions
+from softfree.conversion.source import open_source
 from softfree.inference.run import Run
 from softfree.models import create_model, load_pretrained
 from softfree_runtime.core.errors import UserError
@@ -98,6 +102,34 @@ def test_the_verb_prints_a_table_or_json(softmax_run, given, capsys):
     content = json.loads(capsys.readouterr().out)
     assert content["attention_options"] == {"normalized": "qk"}
     assert math.isfinite(content["errors"]["features"]["closed_form"])
+
+
+def test_the_auroc_is_that_of_images_the_run_was_not_trained_on(softmax_run, given, monkeypatch, capsys):
+    tested = []
+    monkeypatch.setattr(
+        "softfree.conversion.convert.infer",
+        lambda *args, **kwargs: (tested.append(len(args[1])), infer(*args, **kwargs))[1],
+    )
+    rows = pd.read_csv(given.images[0]).drop(columns="split").assign(age=50)
+    table = Path(given.images[0]).with_name("again.csv")
+    rows.to_csv(table, index=False)
+    assert convert(str(softmax_run), replace(given, images=[str(table)])).auroc["source"] == 1.0
+    assert set(tested) == {8}
+    assert "24 test rows left out: the run was trained on their files or patients" in capsys.readouterr().err
+    rows.iloc[:24].to_csv(table, index=False)
+    command = ["convert", str(softmax_run), "--images", str(table), "--out", str(given.out), "--progress=false"]
+    assert main(command) == 0
+    assert "No AUROC: the table has no test rows that the run was not trained on" in capsys.readouterr().out
+
+
+def test_the_next_command_keeps_a_split_that_was_drawn(softmax_run, given):
+    origin = open_source(str(softmax_run), given)
+    table = labeled_table(origin.run, given.images)
+    assert "--split-from" not in next_command(origin, {**origin.arguments}, given, table)
+    origin.run.config["table"]["split"] = "patients drawn"
+    assert "--split-from" not in next_command(origin, origin.arguments, given, table)  # one with a split of its own
+    words = shlex.split(next_command(origin, origin.arguments, given, replace(table, split_made="patients drawn")))
+    assert words[words.index("--split-from") + 1] == str(softmax_run)
 
 
 def test_published_weights_become_a_model_that_begins_where_they_ended(given, tmp_path, capsys):

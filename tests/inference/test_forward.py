@@ -96,3 +96,14 @@ def test_further_views_are_averaged_and_do_not_depend_on_the_order():
     np.testing.assert_allclose(backwards.values[::-1], logits.values, rtol=1e-6)
     with pytest.raises(UserError, match="--tta 0: expected 1 or more"):
         infer(Mean(), SampleDataset(sources, None, preprocessing), 2, InferenceOptions(tta=0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"batch_size": 0}, "--batch-size 0: expected 1 or more"), ({"num_workers": -1}, "--num-workers -1: expected 0")],
+    ids=str,
+)
+def test_numbers_that_no_inference_can_have(changes, message):
+    dataset = SampleDataset([image(16, 16, 1)], None, ImagePreprocessing.create("photo", 16, "native", 1))
+    with pytest.raises(UserError, match=message):
+        infer(Mean(), dataset, 2, InferenceOptions(progress=False, **changes))

@@ -13,9 +13,14 @@ from safetensors.torch import load_file
 
 from softfree.cli.main import main
 from softfree.core.options import TrainOptions
-from softfree.pretraining.loop import PretrainingModule, pretrain, resume
+from softfree.inference.run_directory import RunDirectory
+from softfree.pretraining.loop import PretrainingModule, build_autoencoder, encoder_arguments, pretrain, resume
 from softfree.pretraining.options import PretrainOptions
+from softfree.pretraining.samples import find_samples, read_samples
+from softfree.training.checkpoints import AtomicCheckpointIO
+from softfree.training.loaders import readable
 from softfree.training.loop import train
+from softfree.training.modality import create_preprocessing
 from softfree_runtime.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("without_figures")
@@ -78,6 +83,46 @@ def test_an_interrupted_pretraining_ends_in_the_same_bits(
     assert same(pretrained, out)
 
 
+def test_a_kill_after_the_last_checkpoint_loses_no_epoch(
+    pretrained: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, written = AtomicCheckpointIO.save_checkpoint, []
+
+    def save_and_kill(self: AtomicCheckpointIO, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        save(self, checkpoint, path, storage_options)
+        written.append(path)
+        if len(written) == TINY["epochs"]:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_and_kill)
+        with pytest.raises(UserError, match="stopped by Ctrl-C"):
+            pretrain(PretrainOptions(table=folder / "table.csv", out=tmp_path / "out", **TINY))
+    resume(tmp_path / "out")
+    whole, again = RunDirectory(pretrained).read_history(), RunDirectory(tmp_path / "out").read_history()
+    assert whole is not None
+    assert again is not None
+    assert whole.equals(again)
+    assert again["epoch"].tolist() == [0, 1, 2]
+    first, second = (json.loads((out / "metrics.json").read_text()) for out in (pretrained, tmp_path / "out"))
+    assert first == second
+
+
+def test_an_image_of_one_patch_is_left_out(tmp_path: Path) -> None:
+    for number, side in enumerate((8, 16, 20)):
+        Image.fromarray(np.arange(side * side, dtype=np.uint8).reshape(side, side)).save(tmp_path / f"{number}.png")
+    native = {"resize_mode": "native", "batch_size": 1, "augment": False}
+    options = PretrainOptions(table=tmp_path, out=tmp_path / "out", **(TINY | native))
+    images = find_samples(options)
+    preprocessing = create_preprocessing(options, images.sources)  # type: ignore[arg-type]
+    model = build_autoencoder(encoder_arguments(options, preprocessing), options)
+    dataset, left_out = read_samples(images, preprocessing, options, model)
+    assert {index: str(error) for index, error in left_out.items()} == {
+        0: f"{tmp_path / '0.png'}: is one patch, of which none can be hidden"
+    }
+    assert readable(dataset) == [1, 2]
+
+
 def test_a_folder_needs_no_labels_and_bad_files_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +133,7 @@ def test_a_folder_needs_no_labels_and_bad_files_are_left_out(
     (images / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     options = TINY | {"epochs": 1, "show_images": True}
     out = pretrain(PretrainOptions(table=tmp_path / "images", out=tmp_path / "out", **options))
-    assert "1 images cannot be read" in capsys.readouterr().err
+    assert "1 images are left out" in capsys.readouterr().err
     assert (out / "report.html").read_text().count("<img") == 3 * 6
 
 

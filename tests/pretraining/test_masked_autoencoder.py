@@ -88,6 +88,20 @@ def test_a_share_that_hides_nothing_or_everything_is_refused(ratio: float) -> No
         MaskedAutoencoder(encoder(), mask_ratio=ratio)
 
 
+def test_a_share_that_rounds_to_no_patch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--mask-ratio 0\.02 hides none of 16 patches: expected 0\.062 or more"):
+        MaskedAutoencoder(encoder(), mask_ratio=0.02)
+    with pytest.raises(UserError, match="hides some patches of each sample, and it has 1"):
+        MaskedAutoencoder(encoder(patch_size=32))
+
+
+def test_of_few_patches_one_is_hidden_and_one_is_not() -> None:
+    for ratio in (0.1, 0.9):
+        result = MaskedAutoencoder(encoder(), mask_ratio=ratio)(torch.randn(2, 1, 8, 16))
+        assert result.hidden.sum(dim=1).tolist() == [1, 1]
+        assert result.loss.isfinite()
+
+
 def test_positional_convolutions_are_refused() -> None:
     with pytest.raises(UserError, match="pos_conv"):
         MaskedAutoencoder(encoder(pos_conv=True))

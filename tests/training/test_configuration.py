@@ -40,6 +40,10 @@ def test_a_table_without_rows_to_learn_or_choose_by_is_refused(options_for, smal
         ({"warmup_fraction": 1.0}, "--warmup-fraction 1.0: expected a fraction of the steps"),
         ({"teacher_weight": 1.1}, "--teacher-weight 1.1: expected a fraction"),
         ({"num_workers": -1}, "--num-workers -1"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed 4294967296: expected"),
+        ({"preset": "photo", "labels": ["one", "two"], "mixup": 0.2}, "--mixup is for exclusive classes"),
+        ({"preset": "photo", "labels": ["one", "two"], "cutmix": 0.2}, "--cutmix is for exclusive classes"),
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from softfree.core.options import TrainOptions
@@ -52,6 +53,26 @@ def test_without_a_fall_the_default_is_used_and_said(losses: list[float], why: s
     assert "the default" in found.why
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "training does not fit in memory; use a smaller --batch-size"),
+        (KeyboardInterrupt(), "stopped by Ctrl-C; resume with: softfree train --resume"),
+        (SystemExit(1), "stopped by Ctrl-C; resume with: softfree train --resume"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_search_that_ends_early_is_one_line(
+    small_table: Path, tmp_path: Path, quick: dict[str, Any], error: BaseException, message: str, monkeypatch: Any
+) -> None:
+    def fail(*_: Any) -> FoundRate:
+        raise error
+
+    monkeypatch.setattr(loop, "find_rate", fail)
+    with pytest.raises(UserError, match=message):
+        train(TrainOptions(table=small_table, out=tmp_path / "run", lr="find", **quick))
+
+
 @pytest.mark.slow
 def test_a_found_rate_trains_as_if_it_had_been_given(
     small_table: Path, tmp_path: Path, quick: dict[str, Any], without_figures: None, capsys: pytest.CaptureFixture
@@ -93,8 +114,8 @@ def test_a_resumed_run_does_not_search_again(
     [
         ({"lr": "find", "devices": 2}, "--lr find works on one device"),
         ({"lr": "find", "devices": "auto"}, "--lr find works on one device"),
-        ({"lr": "fast"}, "--lr fast: expected more than 0"),
-        ({"epochs": "many"}, "--epochs many: expected 1 or more"),
+        ({"lr": "fast"}, "lr 'fast': expected find or a number"),
+        ({"epochs": "many"}, "epochs 'many': expected a whole number"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

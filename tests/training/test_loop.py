@@ -122,6 +122,28 @@ def test_resume_goes_on_exactly(options_for, monkeypatch, extra):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_run_that_was_killed_after_its_report_is_not_finished(options_for, monkeypatch):
+    def kill(*_):
+        raise InterruptedError
+
+    options = options_for(epochs=1)
+    directory = RunDirectory(options.out)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_digests", kill)
+        with pytest.raises(InterruptedError):
+            train(options)
+    assert directory.report.is_file()
+    assert directory.phantoms.is_file()
+    assert not directory.is_finished()
+    assert resume(options.out).evaluation is not None
+    assert directory.digests.is_file()
+    assert directory.is_finished()
+    assert resume(options.out).evaluation is None
+    for path in (directory.digests, directory.phantoms):  # as an earlier version left it
+        path.unlink()
+    assert directory.is_finished()
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(options_for):
     options = options_for("killed", epochs=30)

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from lightning.pytorch.loggers import Logger
 
@@ -153,7 +154,13 @@ def test_only_csv_is_always_written(small_table: Path, tmp_path: Path, quick: di
     assert [path.name for path in sorted((tmp_path / "run" / "logs").iterdir()) if path.is_dir()] == ["csv"]
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain"])
+TARGETS = """
+- {name: hiv_status, kind: classes, column: label}
+- {name: smith_score, kind: regression, column: score}
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "targets", "pretrain"])
 def test_each_epoch_and_the_results_are_sent(
     command: str, small_table: Path, tmp_path: Path, quick: dict, without_figures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,10 +174,20 @@ def test_each_epoch_and_the_results_are_sent(
     monkeypatch.setattr("softfree.training.loop.check_loggers", lambda _: None)
     monkeypatch.setattr("softfree.pretraining.loop.check_loggers", lambda _: None)
     quick = quick | {"epochs": 2, "out": tmp_path / "run", "logger": "mlflow"}
-    if command == "train":
+    if command == "targets":
+        rows = pd.read_csv(small_table)
+        rows.assign(score=[float(row % 7) for row in range(len(rows))]).to_csv(small_table, index=False)
+        quick["targets"] = tmp_path / "targets.yaml"
+        quick["targets"].write_text(TARGETS)
+    if command != "pretrain":
         result = train(TrainOptions(table=small_table, **quick))
         assert result.evaluation is not None
-        results = {"test/auroc": result.evaluation.metrics["auroc"].value}
+        names = {"auroc": "auroc"}
+        if command == "targets":
+            names = {"target1.auroc": "hiv_status.auroc", "target2.mae": "smith_score.mae"}
+            epochs = {name for metrics, _ in logger.sent for name in metrics}
+            assert {"val_auroc/target1", "val_loss/target1", "val_mae/target2", "val_score"} <= epochs
+        results = {f"test/{name}": result.evaluation.metrics[own].value for name, own in names.items()}
         assert (sent_options["train_samples"], sent_options["num_classes"]) == (16, 2)
     else:
         pretrain(PretrainOptions(table=small_table, decoder_dim=32, decoder_depth=1, **quick))
@@ -186,12 +203,40 @@ def test_each_epoch_and_the_results_are_sent(
     refuse_names(json.dumps([sent_options, logger.sent]), small_table)
 
 
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_a_new_training_goes_on_in_no_run_that_was_tracked_before(
+    command: str, small_table: Path, tmp_path: Path, quick: dict, without_figures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stopped within its first epoch leaves a folder that may be used again."""
+    known: list[str | None] = []
+
+    def start(options: Any, values: dict[str, Any], last: str | None) -> tuple[Tracker, str]:
+        known.append(last)
+        raise ConnectionError
+
+    monkeypatch.setattr(tracking, "_start_mlflow", start)
+    monkeypatch.setattr(f"softfree.{command}ing.loop.check_loggers", lambda _: None)
+    logs = tmp_path / "run" / "logs"
+    (logs / "csv" / "version_3").mkdir(parents=True)
+    (logs / "csv" / "version_3" / "metrics.csv").write_text("epoch,train_loss\n7,0.5\n")
+    (logs / "tracking.json").write_text('{"mlflow": "id of another"}')
+    options = quick | {"table": small_table, "out": tmp_path / "run", "logger": "mlflow"}
+    train(TrainOptions(**options)) if command == "train" else pretrain(PretrainOptions(decoder_dim=32, **options))
+    assert known == [None]
+    history = RunDirectory(tmp_path / "run").read_history()
+    assert history is not None
+    assert history["epoch"].tolist() == [0]
+
+
 def refuse_names(text: str, table: Path) -> None:
+    text = text.replace("agreement_high", "")  # a metric; high is also a class
     for name in (
         "patient",
         str(table.parent),
         table.name,
         "high",
+        "hiv",
+        "smith",
         os.path.expanduser("~"),
         socket.gethostname(),
     ):

@@ -35,7 +35,7 @@ from softfree.study.auto import auto
 from softfree.study.options import AutoOptions
 from softfree.training.loop import train
 from softfree_runtime.core.errors import UserError
-from softfree_runtime.preprocessing.variables import Variable
+from softfree_runtime.preprocessing.variables import Variable, cells_of, encode
 
 ALL_TEST = {"val_fraction": 0.0, "test_fraction": 1.0}
 OPTIONS = {
@@ -144,6 +144,28 @@ def test_description_and_scales(table: Callable[..., Path]) -> None:
     assert scales(variables, rows.sources[:3]) == [{"mean": 65.0, "std": 5.0}, {"categories": 2}]
     with pytest.raises(UserError, match="column 'age' is empty in every training row"):
         scales(variables, rows.sources[1:2])
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        (["1", "2", "3", "X"], Variable("stage", ["1", "2", "3", "X"])),
+        (["1", "2", "3", "unknown"], Variable("stage", None, 1.0, 3.0)),
+    ],
+)
+def test_the_kind_of_a_variable_depends_on_neither_rows_nor_cases(
+    table: Callable[..., Path], stages: list[str], expected: Variable
+) -> None:
+    # Most rows are text, but most cases are numbers.
+    frame = pd.read_csv(table()).iloc[[0, 1, 2, *[3] * 5]].assign(case_id=[*"xyz", *"v" * 5])
+    frame = frame.assign(stage=stages[:3] + stages[3:] * 5, path=[f"{number}.png" for number in range(8)])
+    path = table().with_name("stages.csv")
+    frame.to_csv(path, index=False)
+    cases = join_cases(read_table(path, variables=["stage"], **ALL_TEST), ["stage"]).sources
+    assert len(cases) == 4
+    (found,) = (Variable(**fields) for fields in describe_variables(["stage"], [], cases))
+    assert found == expected
+    assert len(encode([found], cells_of(cases[-1]))) == 1
 
 
 def test_the_design_of_the_regression_is_that_of_scikit_learn() -> None:

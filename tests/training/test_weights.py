@@ -18,8 +18,17 @@ from softfree.data.dataset import SampleDataset
 from softfree.data.modalities.image import ImagePreprocessing
 from softfree.models import create_model
 from softfree.models.registry import create_case_model
+from softfree.training.configuration import read_training_table
 from softfree.training.loop import train
-from softfree.training.weights import _chosen, imitate_softmax, is_softmax, load_weights, options_for_weights
+from softfree.training.modality import create_preprocessing
+from softfree.training.weights import (
+    _chosen,
+    imitate_softmax,
+    is_softmax,
+    load_weights,
+    options_for_weights,
+    refuse_seen,
+)
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.readers import DecodedImage
 
@@ -87,6 +96,47 @@ def test_weights_of_a_run_bring_their_stem(options_for: Any, run: Any, tmp_path:
     other, said = options_for_weights(options_for(weights=str(strided)))
     assert other.stem == "conv"
     assert said == ("the weights have a stem of strided convolutions: --stem conv is used",)
+
+
+@pytest.mark.parametrize("option", ["weights", "teacher"])
+@pytest.mark.parametrize(
+    ("splits", "known"),
+    [
+        ({"train": "test", "test": "train"}, 16),
+        ({"train": "val", "val": "train"}, 16),
+        ({"val": "test", "test": "val"}, 8),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_a_run_is_not_tested_on_images_that_it_knows(
+    options_for: Any, run: Any, option: str, splits: dict[str, str], known: int
+) -> None:
+    """It may be validated on its own validation rows."""
+    options = options_for(**{option: run.folder if option == "teacher" else str(run.folder)})
+    rows = pd.read_csv(options.table)
+    rows.assign(split=rows["split"].replace(splits), age=50).to_csv(options.table, index=False)
+    table = read_training_table(options)
+    if not known:
+        refuse_seen(option, run.folder, table, create_preprocessing(options, table.sources))
+        return
+    with pytest.raises(UserError, match=rf"--{option} .* was trained on {known} of the (16|24) rows .*--split-from"):
+        train(options)
+    assert not options.out.exists()
+
+
+def test_weights_know_no_image_of_the_split_that_they_were_trained_with(options_for: Any, run: Any) -> None:
+    options = options_for()
+    pd.read_csv(options.table).drop(columns="split").to_csv(options.table, index=False)
+    for source in (run.folder, str(run.folder / "model.safetensors")):
+        for own, refused in ((replace(options, seed=5), True), (replace(options, split_from=run.folder), False)):
+            table = read_training_table(own)
+            given = "weights", source, table, create_preprocessing(own, table.sources)
+            if refused:
+                with pytest.raises(UserError, match=f"use its split with --split-from {run.folder}"):
+                    refuse_seen(*given)
+            else:
+                refuse_seen(*given)
 
 
 def test_own_weights_are_not_converted(options_for: Any, run: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,9 @@ from softfree.evaluation.scores import Scores
 from softfree.inference.forward import infer
 from softfree.inference.options import InferenceOptions
 from softfree.models import VisionTransformer, create_model
+from softfree.reporting.scoring import without_seen
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.core.files import replacing
+from softfree_runtime.core.files import replacing, say
 from softfree_runtime.core.outputs import probabilities
 
 FITTED = "fit"
@@ -109,7 +110,7 @@ def convert(source: str, options: ConvertOptions) -> Conversion:
         errors=errors,
         auroc=auroc,
         no_auroc_reason=no_auroc_reason,
-        command=next_command(origin, arguments, options),
+        command=next_command(origin, arguments, options, table),
     )
 
 
@@ -197,8 +198,15 @@ def _write(model: VisionTransformer, arguments: dict[str, Any], options: Convert
 def compute_test_auroc(
     networks: dict[str, VisionTransformer], table: Table, origin: Source, options: ConvertOptions
 ) -> dict[str, float]:
-    """Compute the AUROC (mean over classes) of each network on the test rows; empty without test rows."""
-    rows = table.where("test")
+    """Compute the AUROC (mean over classes) of each network on the test rows that the run was not trained on.
+
+    Returns:
+        By the name of the network; empty without such rows.
+    """
+    assert origin.run is not None
+    rows, seen = without_seen(origin.run, table.where("test"))
+    if seen:
+        say(options.images[0], [f"{seen} test rows left out: the run was trained on their files or patients"])
     if not len(rows.frame):
         return {}
     cache = choose_cache("auto", len(rows.frame), origin.preprocessing)
@@ -250,6 +258,8 @@ def print_conversion(conversion: Conversion) -> None:
         console.print(f"AUROC on the test rows: {areas}", highlight=False)
     else:
         console.print(
-            f"No AUROC: {conversion.no_auroc_reason or 'the table has no test rows'}", highlight=False, markup=False
+            f"No AUROC: {conversion.no_auroc_reason or 'the table has no test rows that the run was not trained on'}",
+            highlight=False,
+            markup=False,
         )
     console.print(f"Weights: {conversion.out}\nNext: {conversion.command}", highlight=False)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from softfree.core.environment import best_device
 from softfree.core.options import Precision
 from softfree.core.progress import tracked
+from softfree.core.ranges import check_ranges
 from softfree.data.dataset import SampleCallback, SampleDataset
 from softfree.data.modalities.base import Augmentation, LeavesOut
 from softfree.inference.ensemble import AdaptiveEnsemble, Ensemble, adaptive_forward
@@ -65,8 +66,12 @@ def infer(
             sample out, with its reason.
         on_token_means: Called with the indices of some samples and their mean tokens halfway through the model, (B, C)
             for each member of an ensemble; without augmentation. Never called for a model without tokens.
+
+    Raises:
+        UserError: An option out of range.
     """
     options = options or InferenceOptions(progress=False)
+    check_ranges(options)
     augmentation = _augmentation_of_views(dataset, options.tta)
     count = len(model.members) if isinstance(model, Ensemble) else 1
     members = np.full((len(dataset), count, classes), np.nan)

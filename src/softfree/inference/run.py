@@ -289,7 +289,11 @@ class Run:
             findings ``set_<finding>``) and ``abstain``. Of a regression instead ``value``, ``low`` and ``high``; of
             survival ``risk`` (higher for an earlier event) and ``survival_<horizon>``. Then ``distance`` from the
             training samples and ``unusual``, whether it is above 1. Runs of earlier versions lack the last ones.
+
+        Raises:
+            UserError: Inputs or options that no prediction can be made with.
         """
+        from softfree.core.choices import checked
         from softfree.inference.options import InferenceOptions
         from softfree.inference.predict import predict
 
@@ -297,7 +301,7 @@ class Run:
         options = InferenceOptions(
             batch_size=batch_size, num_workers=num_workers, precision=precision, progress=progress, tta=tta, **streaming
         )
-        return predict(self, inputs, options, frame=frame, image_root=image_root)
+        return predict(self, inputs, checked(options), frame=frame, image_root=image_root)
 
     def with_calibration(self, calibration: Calibration) -> Run:
         """Store a new calibration; return the run with it."""

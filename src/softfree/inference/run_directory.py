@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -120,8 +121,12 @@ class RunDirectory:
         return self.config.is_file()
 
     def is_finished(self) -> bool:
-        """Whether training has written all its results."""
-        return all(path.is_file() for path in (self.weights, self.predictions, self.metrics, self.report))
+        """Whether training has written all its results.
+
+        The digests are the last of them; runs of versions that recorded no phantoms may have none.
+        """
+        results = (self.weights, self.predictions, self.metrics, self.report)
+        return all(path.is_file() for path in results) and (self.digests.is_file() or not self.phantoms.is_file())
 
     def is_unused(self) -> bool:
         """Whether a new run may start here: in an empty folder, or one whose run stopped within its first epoch."""
@@ -130,6 +135,12 @@ class RunDirectory:
         if not self.root.is_dir() or any(self.checkpoints.glob("*.ckpt")):
             return False
         return {*self.root.iterdir()} <= {self.lock, self.config, self.split, self.logs, self.checkpoints}
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml`` of a new run, without the logs of one that stopped here within its first epoch."""
+        if self.logs.exists():
+            shutil.rmtree(self.logs)
+        self.write_config(config)
 
     def read_config(self) -> dict[str, Any]:
         """Read ``config.yaml``.
@@ -273,7 +284,7 @@ class RunDirectory:
 
     def read_predictions(self) -> pd.DataFrame:
         """Read ``predictions.csv``."""
-        return pd.read_csv(self.predictions)
+        return pd.read_csv(self.predictions, keep_default_na=False, na_values=[""])  # NA may be a class or a fold
 
     def read_metrics(self) -> dict[str, Any]:
         """Read ``metrics.json``: ``split``, ``metrics`` and other results."""
@@ -288,11 +299,11 @@ class RunDirectory:
         write_atomically(self.cost, json.dumps(cost, indent=2))
 
     def read_history(self) -> pd.DataFrame | None:
-        """Read loss, AUROC and learning rate of each epoch, joined over interrupted sessions."""
+        """Read loss and AUROC of each epoch; earlier versions have a file for each session."""
         sessions = []
         for path in sorted(self.logs.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])):
             try:
-                sessions.append(pd.read_csv(path).groupby("epoch", as_index=False).last())
+                sessions.append(pd.read_csv(path, float_precision="round_trip").groupby("epoch", as_index=False).last())
             except (pd.errors.EmptyDataError, KeyError):  # stopped before its first epoch ended
                 continue
         return pd.concat(sessions).groupby("epoch", as_index=False).last() if sessions else None

@@ -26,6 +26,7 @@ from torch.optim import AdamW
 
 from softfree.core.environment import describe_machine, versions
 from softfree.core.progress import console
+from softfree.core.ranges import check_ranges
 from softfree.data.dataset import Sample
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import modality_of, preprocessing_from_config, preprocessing_to_config
@@ -36,7 +37,7 @@ from softfree.pretraining.options import PretrainOptions
 from softfree.pretraining.report import write_pretraining_report
 from softfree.pretraining.samples import Unlabeled, create_loader, find_samples, read_samples
 from softfree.training.checkpoints import newest_checkpoint, read_checkpoint
-from softfree.training.configuration import check_ranges, refuse_folder
+from softfree.training.configuration import refuse_folder
 from softfree.training.loaders import readable
 from softfree.training.loop import global_rank, run_lock
 from softfree.training.microbatches import Step, seed_step
@@ -64,7 +65,7 @@ def pretrain(options: PretrainOptions) -> Path:
     with run_lock(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # it may have been created in the meantime
-            RunDirectory(options.out).write_config(config)
+            RunDirectory(options.out).begin(config)
         return _run(options, config, images, autoencoder, checkpoint=None)
 
 
@@ -163,7 +164,7 @@ def _run(
     autoencoder: MaskedAutoencoder,
     checkpoint: Path | None,
 ) -> Path:
-    dataset, failed = read_samples(images, preprocessing_from_config(config["preprocessing"]), options)
+    dataset, failed = read_samples(images, preprocessing_from_config(config["preprocessing"]), options, autoencoder)
     _report_unreadable(failed)
     counts = {"samples": len(dataset) - len(failed)}
     trackers = start_trackers(options, counts) if global_rank() == 0 else []
@@ -195,7 +196,7 @@ def _run(
 
 def _report_unreadable(failed: dict[int, ReadError]) -> None:
     if failed:
-        console.print(f"{len(failed)} images cannot be read and are left out:", style="yellow")
+        console.print(f"{len(failed)} images are left out:", style="yellow")
         for error in list(failed.values())[:10]:
             console.print(f"  {error}", highlight=False, markup=False, soft_wrap=True)
         if len(failed) > 10:

@@ -9,6 +9,7 @@ patches are set to zero, the mean of a prepared image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,7 +53,8 @@ class MaskedAutoencoder(nn.Module):
         decoder_heads: Number of their heads.
 
     Raises:
-        UserError: A fraction outside (0, 1), or an encoder that needs the whole grid of tokens.
+        UserError: A fraction outside (0, 1) or that hides no patch, images of one patch, or an encoder that needs the
+            whole grid of tokens.
     """
 
     def __init__(
@@ -75,6 +77,15 @@ class MaskedAutoencoder(nn.Module):
         self.encoder, self.mask_ratio = encoder, mask_ratio
         patch = encoder.patch_size
         self.patch_size = (patch, patch) if isinstance(patch, int) else tuple(patch)
+        number = math.prod(encoder.grid_size)
+        if number < 2:
+            raise UserError(
+                f"masked pretraining hides some patches of each sample, and it has {number}: use smaller ones"
+            )
+        if round(number * (1 - mask_ratio)) == number:
+            raise UserError(
+                f"--mask-ratio {mask_ratio} hides none of {number} patches: expected {1 / number:.2g} or more"
+            )
         self.decoder_norm = nn.LayerNorm(encoder.embed_dim, eps=1e-6)
         self.decoder_embed = nn.Linear(encoder.embed_dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
@@ -93,13 +104,13 @@ class MaskedAutoencoder(nn.Module):
         """Hide patches at random (torch's global generator), encode the others, predict the hidden ones.
 
         Args:
-            x: Prepared images (B, channels, H, W), or (B, channels, D, H, W).
+            x: Prepared images (B, channels, H, W), or (B, channels, D, H, W), of two patches or more.
             step: Number of images of the whole step, if ``x`` is a part of it; default: B.
             rows: Positions (B,) of ``x`` within the step; default: all.
         """
         targets = self.patchify(x)  # (B, N, V)
         batch, number, _ = targets.shape
-        kept = max(1, round(number * (1 - self.mask_ratio)))
+        kept = min(max(1, round(number * (1 - self.mask_ratio))), number - 1)
         noise = torch.rand(step or batch, number, device=x.device)
         order = (noise if rows is None else noise[rows.to(x.device)]).argsort(dim=1)
         visible, _ = order[:, :kept].sort(dim=1)  # (B, V) in raster order
@@ -132,10 +143,14 @@ class MaskedAutoencoder(nn.Module):
 
     def _codes(self, x: Tensor, like: Tensor) -> Tensor:
         """Return fixed codes (1, N, D) of the positions of all patches."""
-        grid = [-(-side // part) for side, part in zip(x.shape[2:], self.patch_size, strict=True)]
+        grid = self.grid_of(x.shape[2:])
         if isinstance(self.encoder, VolumeTransformer):
             return volume_codes(grid, self.encoder.patch_in_mm, like.shape[-1], like)
         return sincos_positions((grid[0], grid[1]), like.shape[-1]).to(like)
+
+    def grid_of(self, sides: Sequence[int]) -> list[int]:
+        """Return the number of patches along each side of a sample."""
+        return [-(-side // part) for side, part in zip(sides, self.patch_size, strict=True)]
 
     def patchify(self, x: Tensor) -> Tensor:
         """Cut images (B, C, sides...) into patches (B, N, patch pixels x C), padded with zeros to whole patches."""
@@ -151,7 +166,7 @@ class MaskedAutoencoder(nn.Module):
 
     def unpatchify(self, patches: Tensor, sides: tuple[int, ...]) -> Tensor:
         """Assemble patches (B, N, patch pixels x C) to images (B, C, sides...)."""
-        grid = [-(-side // part) for side, part in zip(sides, self.patch_size, strict=True)]
+        grid = self.grid_of(sides)
         axes = len(grid)
         x = patches.unflatten(1, grid).unflatten(1 + axes, (*self.patch_size, -1))  # (B, g..., p..., C)
         order = [index for axis in range(axes) for index in (1 + axis, 1 + axes + axis)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from typing import cast
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from softfree.data.dataset import EpochSampler, SampleDataset, choose_cache
@@ -15,6 +17,7 @@ from softfree.data.inputs import find_inputs, table_rows
 from softfree.data.modalities.base import Preprocessing
 from softfree.data.modalities.registry import modality_of
 from softfree.data.table_file import read_table_file
+from softfree.pretraining.masked_autoencoder import MaskedAutoencoder
 from softfree.pretraining.options import PretrainOptions
 from softfree.training.microbatches import Step
 from softfree_runtime.core.errors import ReadError, UserError
@@ -89,13 +92,19 @@ def _training_rows(options: PretrainOptions, kind: str) -> tuple[list[NamedSourc
 
 
 def read_samples(
-    images: Unlabeled, preprocessing: Preprocessing, options: PretrainOptions
+    images: Unlabeled, preprocessing: Preprocessing, options: PretrainOptions, model: MaskedAutoencoder
 ) -> tuple[SampleDataset, dict[int, ReadError]]:
-    """Read all images once, filling the cache; return the data set and the errors of unreadable images.
+    """Read all images once, filling the cache; return the data set and why images are left out.
 
     Raises:
-        UserError: Too few images can be read.
+        UserError: Too few images can be used.
     """
+    single: dict[int, ReadError] = {}
+
+    def note_single(index: int, image: Tensor, _: tuple[int, ...]) -> None:
+        if math.prod(model.grid_of(image.shape[1:])) < 2:
+            single[index] = ReadError("is one patch, of which none can be hidden", "unsupported", dataset.name(index))
+
     dataset = SampleDataset(
         images.sources,
         None,
@@ -106,11 +115,15 @@ def read_samples(
         cache=choose_cache(options.cache, len(images.sources), preprocessing),
     )
     errors = dataset.read_all(
-        f"Reading {len(dataset)} images", threads=max(2, options.num_workers), progress=options.progress
+        f"Reading {len(dataset)} images",
+        threads=max(2, options.num_workers),
+        progress=options.progress,
+        on_sample=note_single,
     )
+    errors |= single
     if len(dataset) - len(errors) < MIN_IMAGES:
         first = f"; the first: {errors[min(errors)]}" if errors else ""
-        raise UserError(f"{len(dataset) - len(errors)} of {len(dataset)} images can be read{first}")
+        raise UserError(f"{len(dataset) - len(errors)} of {len(dataset)} images can be used{first}")
     return dataset, errors
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pandas as pd
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from softfree.core.environment import peak_memory
 from softfree.core.progress import console
+from softfree.inference.run_directory import RunDirectory
 
 _TIMED_STEPS = 10
 """Steps after which the duration of training is estimated."""
@@ -82,6 +84,30 @@ class Patience(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         self.best, self.waited, self.stopped = (state_dict[name] for name in ("best", "waited", "stopped"))
+
+
+class History(Callback):
+    """Write the metrics of each epoch before its checkpoint, so that a run that was killed resumes without a gap.
+
+    Lightning's loggers write them after it.
+
+    Args:
+        directory: Of the run.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the epoch; one without a checkpoint is trained again, and replaces its first attempt."""
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rows = [pd.DataFrame([{"epoch": epoch, "step": trainer.global_step} | metrics])]
+        if (earlier := self.directory.read_history()) is not None:
+            rows.insert(0, earlier[earlier["epoch"] < epoch])
+        self.directory.write_history(pd.concat(rows))
 
 
 class ResourceUsage(Callback):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from softfree.core.choices import checked
 from softfree.core.environment import versions
 from softfree.core.options import SurvivalLossName, TrainOptions
 from softfree.data.labels import label_options, refuse_with_targets
@@ -38,36 +37,12 @@ from softfree.training.progressive_size import check_start_size
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.variables import TakesVariables
 
-RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
-    (
-        ("epochs", "batch_size", "grad_accum", "patience", "nodes", "token_chunk", "decoder_depth"),
-        lambda value: value >= 1,
-        "1 or more",
-    ),
-    (("lr", "layer_decay", "teacher_temperature"), lambda value: 0 < value < math.inf, "more than 0"),
-    (
-        ("weight_decay", "grad_clip", "mixup", "cutmix", "num_workers", "maps", "seed"),
-        lambda value: 0 <= value < math.inf,
-        "0 or more",
-    ),
-    (("warmup_fraction",), lambda value: 0 <= value < 1, "a fraction of the steps, from 0 to below 1"),
-    (("ema",), lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999"),
-    (("coverage",), lambda value: 0.5 <= value < 1, "a share of at least 0.5 and below 1, such as 0.9"),
-    (
-        ("label_smoothing", "drop_path", "view_dropout", "variable_dropout"),
-        lambda value: 0 <= value < 1,
-        "a number from 0 to below 1",
-    ),
-    (("random_erasing", "teacher_weight"), lambda value: 0 <= value <= 1, "a fraction from 0 to 1"),
-)
-
-
 _PATHS = ("table", "targets", "image_root", "split_from", "fold_file", "teacher", "series", "views", "token_store")
 
 
 def check_options(options: TrainOptions) -> None:
     """Refuse options that cannot work, before anything is read."""
-    check_ranges(options)
+    checked(options)
     refuse_foreign_options(options)
     if (options.mixup or options.cutmix) and (options.preset == "radiograph" or modality_of(options).name != "image"):
         raise UserError("--mixup and --cutmix are for the color presets photo and microscopy; leave them at 0")
@@ -108,6 +83,9 @@ def _check_target(options: TrainOptions) -> None:
     for name in ("cuts", "horizons"):
         if getattr(options, name) is not None and options.task != "survival":
             raise UserError(f"--{name} is for --task survival; leave it out")
+    for name in ("mixup", "cutmix"):
+        if getattr(options, name) and options.labels:
+            raise UserError(f"--{name} is for exclusive classes, and the findings of --labels are not; leave it out")
     if options.task not in ("regression", "survival"):
         return
     what = "a regression" if options.task == "regression" else "survival"
@@ -118,17 +96,6 @@ def _check_target(options: TrainOptions) -> None:
         raise UserError(f"--maps: the report shows maps of classes or findings; leave it out of {what}")
     if options.task == "survival":
         check_survival_options(options)
-
-
-def check_ranges(options: object) -> None:
-    """Refuse numeric options of any command that are out of range."""
-    for names, good, expected in RANGES:
-        for name in names:
-            value = getattr(options, name, None)
-            if value is None or (name == "lr" and value == "find"):
-                continue
-            if isinstance(value, str) or not good(value):
-                raise UserError(f"--{name.replace('_', '-')} {value}: expected {expected}")
 
 
 def read_training_table(options: TrainOptions, run: Path | None = None) -> Table:

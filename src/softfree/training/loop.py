@@ -50,10 +50,10 @@ from softfree.training.results import TrainingResult, describe_cost, measure_run
 from softfree.training.several import objectives_of
 from softfree.training.tracking import Tracker, check_loggers, public_results, start_trackers
 from softfree.training.trainer import create_trainer, explain_errors, silence_lightning
-from softfree.training.weights import imitate_softmax, load_weights, options_for_weights
+from softfree.training.weights import imitate_softmax, load_weights, options_for_weights, refuse_seen
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.files import say
-from softfree_runtime.core.targets import single_targets
+from softfree_runtime.core.targets import Targets, single_targets
 
 
 def train(options: TrainOptions, *, notice: str | None = None, callbacks: Sequence[Callback] = ()) -> TrainingResult:
@@ -79,13 +79,15 @@ def train(options: TrainOptions, *, notice: str | None = None, callbacks: Sequen
     if global_rank() == 0:
         say(options.table, table.sentences)
     preprocessing = create_preprocessing(options, table.sources)
+    for name in ("weights", "teacher"):
+        refuse_seen(name, getattr(options, name), table, preprocessing)
     config = configuration(options, table, preprocessing, notice)
     model, teacher = _create_models(options, config, fresh=True)
     with run_lock(options.out):
         if global_rank() == 0:
             refuse_folder(options.out)  # another run may have started meanwhile
             directory = RunDirectory(options.out)
-            directory.write_config(config)
+            directory.begin(config)
             write_split(directory.split, table)
         return _train(options, config, table, preprocessing, model, teacher, checkpoint=None, callbacks=callbacks)
 
@@ -181,19 +183,21 @@ def _train(
     """Train to the end, from a checkpoint if there is one, and write all files of the run."""
     samples = read_samples(table, preprocessing, options)
     _report_unreadable(samples)
-    if options.weights and checkpoint is None:
-        note = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
-        if note:
-            console.print(note, highlight=False)
-    if options.lr == FIND:
-        found = find_rate(options, model, table, samples, teacher, weights_of(config))
+    with explain_errors(options.out):
+        if options.weights and checkpoint is None:
+            note = imitate_softmax(model, config["model"], options.weights, samples.train, options.weights_grid)
+            if note:
+                console.print(note, highlight=False)
+        found = find_rate(options, model, table, samples, teacher, weights_of(config)) if options.lr == FIND else None
+    if found is not None:
         console.print(found.why, highlight=False, soft_wrap=True)
         options = replace(options, lr=found.rate)
         config["options"]["lr"] = found.rate
         RunDirectory(options.out).write_config(config)  # so that a resumed run does not search again
     if options.progress and global_rank() == 0:
         console.print(_header(options, table, model), highlight=False, markup=False, soft_wrap=True)
-    trackers = start_trackers(options, _counts(table, model)) if global_rank() == 0 else []
+    names = table.task.classes if isinstance(table.task, Targets) else ()
+    trackers = start_trackers(options, _counts(table, model), names) if global_rank() == 0 else []
     usage = _fit(model, config, options, table, samples, teacher, checkpoint, trackers, callbacks)
     if global_rank() != 0:
         return TrainingResult(Run(options.out, config))
@@ -215,7 +219,7 @@ def _train(
     result = measure_run(options, table, samples)
     if result.evaluation is not None:
         for tracker in trackers:
-            tracker.finish(public_results(result.evaluation.metrics, result.evaluation.split))
+            tracker.finish(public_results(result.evaluation.metrics, result.evaluation.split, names))
     return result
 
 

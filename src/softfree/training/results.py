@@ -84,12 +84,12 @@ def measure_run(options: TrainOptions, table: Table, samples: TrainingSamples) -
     }
     _add_distances(run, frames, means, _training_samples(run, table, samples), evaluation_options)
     _report_near_duplicates(run, table, samples.reduced | {split: item.reduced for split, item in simpler.items()})
+    record_phantoms(run)
     if run.parts:
         return _measure_targets(run, table, frames, evaluation_options)
     run = calibrate(run, frames["val"])
     write_predictions(run.directory.predictions, pd.concat(frames.values(), ignore_index=True), run)
     evaluation = write_results(run, table, frames[splits[-1]], evaluation_options)
-    record_phantoms(run)
     run.directory.write_digests()
     return TrainingResult(run, evaluation)
 
@@ -105,7 +105,6 @@ def _measure_targets(
         write_predictions(part.directory.predictions, pd.concat(own.values(), ignore_index=True), part)
         split = next(split for split in reversed(list(own)) if (own[split]["status"] == "ok").any())
         evaluations[name] = write_results(part, rows, own[split], replace(options, split=split))
-    record_phantoms(run)
     for part in run.parts.values():
         part.directory.write_digests()
     run = Run.load(run.folder)  # whose targets are calibrated

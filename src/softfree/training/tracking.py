@@ -1,7 +1,7 @@
 """Experiment tracking through Lightning's loggers: options, curves and results, and nothing that names the data.
 
-Paths, names of tables, columns, classes, files and people stay out. Nothing leaves the machine unless the user has
-named a server (MLflow) or switched off offline mode (Weights & Biases).
+Paths, names of tables, columns, targets, classes, files and people stay out. Nothing leaves the machine unless the
+user has named a server (MLflow) or switched off offline mode (Weights & Biases).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,12 @@ class Tracker(Logger):
         title: Name for messages.
         logger: To send through.
         close: Ends the run, given whether training was completed.
+
+    Attributes:
+        targets: Names of several targets, in place of which their numbers are sent.
     """
+
+    targets: Sequence[str] = ()
 
     def __init__(self, title: str, logger: Logger, close: Callable[[bool], None]) -> None:
         super().__init__()
@@ -81,7 +86,7 @@ class Tracker(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Send metrics, and those that are still waiting."""
         self.last_step = step
-        self.waiting.append((dict(metrics), step))
+        self.waiting.append(({_of_target(name, self.targets): value for name, value in metrics.items()}, step))
         self._send()
 
     def finalize(self, status: str) -> None:
@@ -147,12 +152,13 @@ def check_loggers(options: Any) -> None:
             raise UserError("--logger wandb: WANDB_MODE is online but there is no key; run wandb login, or unset it")
 
 
-def start_trackers(options: Any, facts: Mapping[str, Any]) -> list[Tracker]:
+def start_trackers(options: Any, facts: Mapping[str, Any], targets: Sequence[str] = ()) -> list[Tracker]:
     """Begin to track a run, or go on with it; a tracker that cannot be reached is reported and left out.
 
     Args:
         options: Of the training.
         facts: Further values to log, which must not name data.
+        targets: Names of several targets, which are not sent.
     """
     values = public_options(options) | dict(facts) | {f"version_{name}": text for name, text in versions().items()}
     store = RunDirectory(options.out).logs / "tracking.json"
@@ -167,6 +173,7 @@ def start_trackers(options: Any, facts: Mapping[str, Any]) -> list[Tracker]:
             text = f"{TITLES[name]} cannot be reached ({_first_line(error)}); training goes on without it"
             console.print(text, style="yellow", highlight=False, soft_wrap=True)
             continue
+        tracker.targets = targets
         write_atomically(store, json.dumps(known))
         trackers.append(tracker)
     return trackers
@@ -184,13 +191,17 @@ def public_options(options: Any) -> dict[str, Any]:
     }
 
 
-def public_results(metrics: Mapping[str, Any], split: str) -> dict[str, float]:
+def public_results(metrics: Mapping[str, Any], split: str, targets: Sequence[str] = ()) -> dict[str, float]:
     """Return the metrics of all classes together, without the names of classes; of two classes all metrics.
 
     Args:
-        metrics: From :func:`softfree.evaluation.metrics.measure`.
+        metrics: From :func:`softfree.evaluation.metrics.measure`, of several targets as ``<target>.<metric>``.
         split: That they were measured on.
+        targets: Names of several targets, in place of which are their numbers.
     """
+    if targets:
+        parts = {name: name.partition(".") for name in metrics}
+        metrics = {f"{_numbered(parts[name][0], targets)}.{parts[name][2]}": metrics[name] for name in metrics}
     counts: dict[str, int] = {}
     for name in metrics:
         counts[name.partition("/")[0]] = counts.get(name.partition("/")[0], 0) + 1
@@ -203,6 +214,16 @@ def public_results(metrics: Mapping[str, Any], split: str) -> dict[str, float]:
         if statistic == "auroc" and not math.isnan(metric.low):
             results |= {f"{split}/auroc_low": metric.low, f"{split}/auroc_high": metric.high}
     return results
+
+
+def _of_target(name: str, targets: Sequence[str]) -> str:
+    """Return the name of a metric of an epoch with the number of its target instead of the name."""
+    metric, _, target = name.rpartition("/")
+    return f"{metric}/{_numbered(target, targets)}" if target in targets else name
+
+
+def _numbered(target: str, targets: Sequence[str]) -> str:
+    return f"target{targets.index(target) + 1}"
 
 
 def _run_name(options: Any) -> str:

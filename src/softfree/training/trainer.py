@@ -12,12 +12,13 @@ from pickle import UnpicklingError
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from softfree.core.memory import is_out_of_memory
 from softfree.core.options import TrainOptions
 from softfree.inference.run_directory import RunDirectory
-from softfree.training.callbacks import EpochReport, Patience, ResourceUsage, WarmedAverage
+from softfree.training.callbacks import EpochReport, History, Patience, ResourceUsage, WarmedAverage
 from softfree.training.checkpoints import BEST, AtomicCheckpointIO
 from softfree.training.tracking import logger_names
 from softfree_runtime.core.errors import UserError
@@ -42,9 +43,10 @@ def create_trainer(
     Raises:
         UserError: Devices are missing, or cannot share a batch.
     """
-    checkpoints = RunDirectory(options.out).checkpoints
+    directory = RunDirectory(options.out)
+    checkpoints = directory.checkpoints
     # Before the checkpoint callback, which saves their state.
-    callbacks: list[Callback] = [ResourceUsage()]
+    callbacks: list[Callback] = [ResourceUsage(), History(directory)]
     if options.patience is not None:
         callbacks.append(Patience(checkpoints / BEST, options.patience))
     callbacks.append(
@@ -75,7 +77,7 @@ def _explain_device_errors() -> Iterator[None]:
 
 def _trainer(options: TrainOptions, callbacks: list[Callback], trackers: Sequence[Logger]) -> L.Trainer:
     logs = RunDirectory(options.out).logs
-    loggers: list[Logger] = [CSVLogger(logs, name="csv")]
+    loggers: list[Logger] = []
     if "tensorboard" in logger_names(options):
         loggers.append(TensorBoardLogger(logs, name="tensorboard", version=""))
     return L.Trainer(
@@ -134,7 +136,7 @@ def explain_errors(out: Path, verb: str = "train") -> Iterator[None]:
             raise UserError(f"cannot write {out}: {_first_line(error)}; free some space, then {resume}") from None
         if "pytorchstreamreader" in text:
             raise UserError(f"a checkpoint in {checkpoints} is damaged; delete it, then {resume}") from None
-        if "out of memory" in text or "can't allocate memory" in text:
+        if is_out_of_memory(error):
             raise UserError(
                 "training does not fit in memory; use a smaller --batch-size or --size, or --grad-checkpointing"
             ) from None

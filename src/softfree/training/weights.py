@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,9 @@ from softfree.conversion.source import named_for
 from softfree.conversion.statistics import Statistics
 from softfree.core.options import TrainOptions
 from softfree.data.dataset import SampleDataset
+from softfree.data.modalities.base import Preprocessing
+from softfree.data.seen_rows import read_seen_rows, reads_series
+from softfree.data.table import Table
 from softfree.inference.run_directory import RunDirectory
 from softfree.models import (
     SoftPyramid,
@@ -65,6 +69,38 @@ def options_for_weights(options: TrainOptions) -> tuple[TrainOptions, tuple[str,
         options = replace(options, attention_options={**options.attention_options, "normalized": "qk"})
         notes += ("the weights come from a softmax model: SeqNorm keeps the mean of V, as softmax does",)
     return options, notes
+
+
+def refuse_seen(option: str, source: str | Path | None, table: Table, preprocessing: Preprocessing) -> None:
+    """Refuse a trained model that knows the rows by which a training is validated or tested.
+
+    Args:
+        option: That names it.
+        source: A run directory, or weights in one; None, or weights from elsewhere, are not refused.
+        table: The training's.
+        preprocessing: The training's.
+
+    Raises:
+        UserError: The run was trained on some of them; test rows may not be its validation rows, either.
+    """
+    if source is None or not Path(source).exists():
+        return
+    directory = RunDirectory(source if Path(source).is_dir() else Path(source).parent)
+    seen = read_seen_rows(directory.seen)
+    if seen is None:
+        return
+    split = table.frame["split"]
+    held = table.take(np.flatnonzero(split.isin(["val", "test"])))
+    known = seen.rows(held.frame, whole_series=reads_series(preprocessing))
+    if known.any():
+        before = np.array(directory.read_split().splits_of(held.keys))
+        known &= (held.frame["split"] == "test").to_numpy() | (before != "val")
+    if known.any():
+        raise UserError(
+            f"--{option} {source} was trained on {known.sum()} of the {len(known)} rows that validate and test this"
+            f" run: use its split with --split-from {directory.root}, or give the table a column split in which these"
+            " rows are train"
+        )
 
 
 def _refuse_rotary(options: TrainOptions, names: set[str]) -> None:
