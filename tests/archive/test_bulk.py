@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from softfree.archive.bulk import Given, do_all
+from softfree.archive.bulk import Bulk, Given, do_all
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.task import Task, Words
 from softfree.archive.watch import handle
@@ -101,6 +101,10 @@ def test_other_work_in_the_folder_is_refused(tmp_path: Path) -> None:
         count(Count(("a", "b"), version=2), tmp_path)
     with pytest.raises(UserError, match="was begun with block 32, and now it is block 8"):
         count(task, tmp_path, block=8)
+    first, second = (Given(["names"], tmp_path / "of A", image_root=Path(root), progress=False) for root in "AB")
+    do_all(task, first, BulkOptions(workers=0, limit=1))
+    with pytest.raises(UserError, match=r"was begun with inputs digest .*, and now it is inputs digest"):
+        do_all(task, second, BulkOptions(workers=0, limit=1))
     with pytest.raises(UserError, match="--workers -1: expected at least 1"):
         do_all(task, Given(["names"], tmp_path), BulkOptions(workers=-1))
     with pytest.raises(UserError, match="--ray-address is for --engine ray"):
@@ -114,6 +118,22 @@ def test_shards_and_csv(tmp_path: Path, capsys) -> None:
     assert count(task, tmp_path, block=2, shard="0/2", csv=True) == 0
     assert pd.read_csv(tmp_path / "results.csv")["path"].tolist() == list("abcdef")
     assert (tmp_path / "progress-0-of-2.jsonl").is_file()
+
+
+@pytest.mark.parametrize(("running", "given"), [("0/2", None), (None, "1/2"), ("0/2", "0/3")])
+def test_shares_of_another_number_are_refused_while_one_is_worked_on(
+    tmp_path: Path, running: str | None, given: str | None
+) -> None:
+    task = Count(tuple("abcdef"))
+    count(task, tmp_path, limit=0)
+    work = Bulk(task, Given(["names"], tmp_path, progress=False), BulkOptions(workers=0, shard=running))
+    message = "another process is working with another number of shards in"
+    with work._lock(work._lock_of(work.shard), "working"), pytest.raises(UserError, match=message):
+        count(task, tmp_path, shard=given)
+    assert count(task, tmp_path, shard=given) == 0
+    other = Bulk(task, Given(["names"], tmp_path, progress=False), BulkOptions(workers=0, shard="1/5"))
+    with other._lock(other._lock_of(other.shard), "working"):
+        assert count(task, tmp_path, shard="0/5") == 0
 
 
 def test_rows_whose_part_was_removed_are_made_again(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tests.archive.test_ray_engine import Count
 
 from softfree.archive.folder import ArchiveFolder
@@ -16,6 +18,19 @@ def test_tries_are_counted_by_any_process_and_forgotten(tmp_path: Path) -> None:
     assert [folder.count_try(8), other.count_try(8), folder.count_try(9)] == [1, 2, 1]
     folder.forget_tries()
     assert other.count_try(8) == 1
+
+
+def test_parts_that_overlap_give_each_input_one_row(tmp_path: Path) -> None:
+    """With the columns of the table at their own rows."""
+    folder = ArchiveFolder(tmp_path)
+    names = list("abcdefgh")
+    write_inputs(folder.inputs, [(name, name, None) for name in names], pa.table({"label": [f"of {n}" for n in names]}))
+    folder.parts.mkdir()
+    for first, last in ((0, 3), (1, 2), (2, 5), (2, 4), (5, 8)):
+        folder.write_part(first, pa.table({"input": range(first, last), "path": names[first:last]}))
+    assert folder.write_results(csv=False) == 8
+    rows = pq.read_table(folder.results).to_pylist()
+    assert rows == [{"input": n, "path": name, "label": f"of {name}"} for n, name in enumerate(names)]
 
 
 def test_a_block_that_was_begun_too_often_is_left_alone(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
+from tests.processes import fork, needs_fork
 
+from softfree.archive import local
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import InputList, write_inputs
 from softfree.archive.local import LocalEngine
@@ -31,7 +34,7 @@ class Count:
     def open(self, root: Path) -> Numbers:
         if self.broken:
             raise UserError("broken: cannot be opened")
-        return Numbers()
+        return Numbers(root)
 
 
 class Numbers:
@@ -39,12 +42,16 @@ class Numbers:
 
     model_seconds = 0.0
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
     def __call__(self, samples: list[NamedSource], numbers: list[int]) -> pa.Table:
         names = [name for name, _, _ in samples]
         if "poison" in names:
             os.kill(os.getpid(), signal.SIGSEGV)
         if "slow" in names:
-            time.sleep(60)
+            (self.root / "pid").write_text(str(os.getpid()))
+            time.sleep(600)
         rows = [{"path": name, "status": "ok", "reason": "", "value": float(len(name))} for name in names]
         return pa.Table.from_pylist(rows)
 
@@ -93,6 +100,43 @@ def test_an_input_that_ends_its_process_twice_is_a_row_and_nothing_else_is_lost(
     assert [row["value"] for row in rows] == [1.0, 2.0, None, 4.0, 5.0]
     assert rows[2]["status"] == "crashed"
     assert "signal 11" in rows[2]["reason"]
+
+
+def test_what_a_process_wrote_before_it_died_is_not_done_again(folder: ArchiveFolder, monkeypatch) -> None:
+    """It died before it could say so."""
+    blocks = begin(folder, list("abcdefgh"))
+    folder.parts.mkdir()
+    folder.write_part(0, pa.table({"input": range(4)}))
+    monkeypatch.setattr(local, "_Worker", Mock)
+    engine = LocalEngine(folder.root, Count(), 1, lambda finished: None)
+    dead = Mock(unwritten=blocks, is_ready=True)
+    engine._workers = [dead]
+    engine._bury(dead)
+    assert list(engine._todo) == [Block(number, number + 1, alone=True) for number in range(4, 8)]
+
+
+@needs_fork
+def test_processes_end_with_the_one_that_started_them(folder: ArchiveFolder) -> None:
+    blocks = begin(folder, ["slow"])
+    main = fork(run, folder, blocks)
+    deadline = time.monotonic() + 60
+    while not (told := folder.root / "pid").is_file() or not told.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    main.kill()
+    main.join()
+    while _is_running(int(told.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert folder.part_ranges() == []
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_model_that_cannot_be_opened_is_an_error_once(folder: ArchiveFolder) -> None:

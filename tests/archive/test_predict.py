@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from tests.small_model import write_model
 
 from softfree.archive.bulk import _end, _missing
 from softfree.archive.folder import ArchiveFolder
@@ -100,8 +101,11 @@ def test_shards_and_times() -> None:
     past = _end((datetime.now() - timedelta(minutes=2)).strftime("%H:%M"))
     assert past is not None
     assert past - datetime.now() > timedelta(hours=23)
-    with pytest.raises(UserError, match="expected a time such as 07:00"):
-        _end("soon")
+    for wrong in ("soon", "07:00Z", "0001-01-01T00:00+14:00"):
+        with pytest.raises(UserError, match="expected a time such as 07:00"):
+            _end(wrong)
+    moment = datetime(2027, 1, 31, 7).astimezone(timezone(timedelta(hours=5)))
+    assert _end(moment.isoformat()) == _end("2027-01-31T07:00") == datetime(2027, 1, 31, 7)
 
 
 def test_missing_pieces_of_a_block() -> None:
@@ -154,6 +158,41 @@ def test_summary_by_month(tmp_path: Path) -> None:
     }  # fmt: skip
     assert summary["unusual"] == 0.5
     assert "device" not in summary["groups"]
+
+
+def test_a_summary_counts_only_rows_with_a_value(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    folder = ArchiveFolder(tmp_path)
+    rows = [
+        {"input": number, "path": "x", "status": "ok", "p_ill": score, "value": None, "month": "2026-10"}
+        for number, score in enumerate((0.25, 0.75, None, None))
+    ]
+    folder.write_part(0, pa.Table.from_pylist(rows))
+    summary = write_summary(folder, Predict("model.onnx"))
+    assert summary["unusual"] is None
+    assert summary["groups"]["month"]["2026-10"] == {
+        "rows": 4, "predicted": 4, "unusual": None, "means": {"p_ill": 0.5},
+    }  # fmt: skip
+    assert "unusual" not in folder.page.read_text()
+    rows = [row | {"unusual": known} for row, known in zip(rows, (True, False, False, None), strict=True)]
+    folder.write_part(0, pa.Table.from_pylist(rows))
+    assert write_summary(folder, Predict("model.onnx"))["unusual"] == pytest.approx(1 / 3)
+
+
+def test_a_table_that_changed_is_refused(tmp_path: Path) -> None:
+    """The rows are numbered by those of the table as it was listed."""
+    model, out, table = str(write_model(tmp_path / "model.onnx")), tmp_path / "archive", tmp_path / "table.csv"
+    table.write_text("path\na.png\nb.png\n")
+    given = ArchiveOptions(out=out, workers=0, progress=False, limit=0)
+    assert predict_archive(model, [str(table)], given) == 0
+    assert predict_archive(model, [str(table)], given) == 0
+    table.write_text("path\nb.png\n")
+    with pytest.raises(UserError, match="was begun with tables digest"):
+        predict_archive(model, [str(table)], given)
+    table.unlink()
+    with pytest.raises(UserError, match="no such table"):
+        predict_archive(model, [str(table)], given)
 
 
 @pytest.mark.slow

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from softfree.archive.folder import ArchiveFolder
 from softfree.archive.inputs import write_inputs
+from softfree.archive.listing import Wanted, list_inputs
 from softfree.archive.local import LocalEngine
 from softfree.archive.options import ArchiveOptions, check_only_archives
 from softfree.archive.remote import Fetcher, addresses_of_table, is_remote, list_remote
 from softfree.archive.worker import Block
 from softfree_runtime.core.errors import ReadError, UserError
+from softfree_runtime.sources.sample_source import SourceFile
 
 
 class Lengths:
@@ -124,14 +127,40 @@ def test_stores_that_fail(fetcher, errors: list[Exception], outcome: str | None,
 def test_tables_of_addresses(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("path,frame\ns3://a/b.dcm,1\ns3://a/c.dcm,\n")
-    assert addresses_of_table(table, "image") == [("s3://a/b.dcm", "s3://a/b.dcm", 1), ("s3://a/c.dcm",) * 2 + (None,)]
+    b, c = "s3://a/b.dcm", "s3://a/c.dcm"
+    assert addresses_of_table(table, 7, "image") == [(b, b, 1), (c, c, None)]
     with pytest.raises(UserError, match="cases cannot be read from addresses"):
-        addresses_of_table(table, "case")
+        addresses_of_table(table, None, "case")
     table.write_text("path\ns3://a/b.dcm\nc.dcm\n")
     with pytest.raises(UserError, match="1 of 2 paths are addresses"):
-        addresses_of_table(table, "image")
+        addresses_of_table(table, None, "image")
     table.write_text("path\nc.dcm\n")
-    assert addresses_of_table(table, "image") is None
+    assert addresses_of_table(table, None, "image") is None
+
+
+def test_cells_of_a_table_of_addresses_are_read_as_those_of_files(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    address = "s3://a/b.tif"
+    for cell in ("first", "1.7", "-3"):
+        table.write_text(f"path,frame\n{address},{cell}\n")
+        with pytest.raises(UserError, match=f"t.csv: frame '{cell}' in line 2; expected 0, 1, 2, ... or an empty cell"):
+            addresses_of_table(table, None, "image")
+    table.write_text(f"path,mpp\n{address},0.5\n{address},\n")
+    assert addresses_of_table(table, 2, "image") == [(address, address, 2)] * 2
+    with_resolution, without = addresses_of_table(table, None, "slide") or ()
+    assert (with_resolution[1], without[1]) == (SourceFile(address, 0.5), address)
+    pd.DataFrame({"path": [address] * 2, "frame": pd.array([1, None], "Int64")}).to_parquet(tmp_path / "t.parquet")
+    assert addresses_of_table(tmp_path / "t.parquet", None, "image") == [
+        (address, address, 1),
+        (address, address, None),
+    ]
+
+
+def test_what_ends_the_listing_is_told_as_it_is(tmp_path: Path) -> None:
+    wanted = Wanted([str(tmp_path / "x.png")], None, None, "no such kind", (), None, keeps_columns=False)
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(KeyError, match="no such kind"):
+        list_inputs(tmp_path / "inputs.parquet", wanted)
 
 
 def test_what_is_an_address(tmp_path: Path) -> None:
@@ -156,8 +185,6 @@ def test_a_bucket(run, shared_data: Path, tmp_path: Path, monkeypatch) -> None:
     """A local server of S3: the rows of the files themselves."""
     server_of = pytest.importorskip("moto.server").ThreadedMotoServer
     pytest.importorskip("s3fs")
-    import pandas as pd
-
     from softfree.archive.predict import predict_archive
 
     server = server_of(ip_address="127.0.0.1", port=0)

@@ -39,6 +39,7 @@ class Options(Base):
         drop_path: A number.
         kind: One of two.
         sides: Several.
+        order: A column.
         out: A path.
     """
 
@@ -47,6 +48,7 @@ class Options(Base):
     drop_path: float = 0.1
     kind: Literal["a", "b"] = "a"
     sides: list[int] = field(default_factory=lambda: [1, 2])
+    order: str | None = None
 
 
 @pytest.fixture
@@ -71,6 +73,8 @@ def parser() -> Parser:
         (["--no-scale"], "no_scale", True),
         (["--no-no-scale"], "no_scale", False),
         (["--sides", "[3]"], "sides", [3]),
+        (["--order", "-priority"], "order", "-priority"),
+        (["--order=-priority"], "order", "-priority"),
     ],
     ids=str,
 )
@@ -93,6 +97,8 @@ def test_a_switch_does_not_swallow_what_follows(parser: Parser) -> None:
         (["--size", "big"], "--size big: expected a whole number; see"),
         (["--drop-path", "much"], "--drop-path much: expected a number; see"),
         (["--kind", "c"], "--kind c: expected {a,b}; see"),
+        (["--order", "-h"], "argument --order: expected one argument; see"),
+        (["--out", "-x"], "argument --out: expected one argument; see"),
         (["--show-maps=perhaps"], "--show-maps perhaps: expected true or false; see"),
     ],
     ids=str,
@@ -128,6 +134,7 @@ Own:
   --drop-path FLOAT         A number. (default: 0.1)
   --kind {a,b}              One of two. (default: a)
   --sides [INT, ...]        Several. (default: [1, 2])
+  --order TEXT              A column.
 
 Shared:
   --no-scale, --no-no-scale

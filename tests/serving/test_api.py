@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 import threading
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,10 +16,13 @@ import pytest
 import sqlalchemy as sql
 from starlette.requests import ClientDisconnect
 from tests.serving.inline import Serving, png, serving
+from tests.small_model import ABOUT, write_model
 
+from softfree.serving.models import source_of
 from softfree.serving.process import Died, Expired
 from softfree.serving.worker import PredictWork
 from softfree_runtime import predict
+from softfree_runtime.sources.volume_files import read_volume
 
 NAME = "DOE^JOHN 1950-01-02.png"
 
@@ -324,6 +330,52 @@ def test_paths(small_model: Path, tmp_path: Path, path: str, status: int) -> Non
             assert response.status_code == status, response.text
             assert left_in_spool(tmp_path) == []
             assert (root / "a.png").exists()
+
+    run(steps())
+
+
+def test_files_that_are_named_as_one_sample_are_read_alone(
+    small_model: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """Not with their neighbors in the allowed folder: further slices of the series, and another series."""
+    root = tmp_path / "allowed"
+    root.mkdir()
+    slices = [shutil.copy(path, root) for path in sorted((shared_data / "dicom" / "series_t1").iterdir())[:5]]
+    shutil.copy(shared_data / "dicom" / "pydicom" / "CT_small.dcm", root)
+    read: list[int] = []
+
+    def as_volume(work: Any) -> None:
+        _, source, _ = source_of(work.samples[0], SimpleNamespace(kind="volume"))  # type: ignore[arg-type]
+        read.append(read_volume(source).voxels.shape[1])  # type: ignore[arg-type]
+
+    async def steps() -> None:
+        async with serving(small_model, tmp_path, allow=[root], before=as_volume) as server:
+            for named in (slices[:3], slices[:1]):
+                body = {"paths": list(map(str, named))}
+                await server.client.post("/v1/models/small/predict", json=body, params={"case": True})
+                assert left_in_spool(tmp_path) == []
+
+    run(steps())
+    assert read == [3, 1]
+    assert len(list(root.iterdir())) == 6
+
+
+def test_an_answer_names_the_file_that_gave_it(small_model: Path, tmp_path: Path) -> None:
+    """A job waits, and the server is started again with another file of the same name."""
+    newer = write_model(tmp_path / "newer.onnx", replace(ABOUT, temperature=0.2))
+
+    async def steps() -> None:
+        async with serving(small_model, tmp_path) as server:
+            await server.service._jobs.stop()  # the server ends before it comes to the job
+            given = (await server.predict(("a.png", png()), wait=False)).json()
+            assert given["model"]["hash"] == server.service.models["small"].version.hash
+        async with serving(newer, tmp_path) as server:
+            await server.service.wait(given["id"], 30)
+            found = (await server.client.get(f"/v1/jobs/{given['id']}")).json()
+            now = (await server.predict(("a.png", png()))).json()
+        assert now["model"]["hash"] != given["model"]["hash"]
+        assert found["model"] == found["predictions"][0]["model"] == now["model"] == now["predictions"][0]["model"]
+        assert found["predictions"][0]["row"]["p_ill"] == now["predictions"][0]["row"]["p_ill"]
 
     run(steps())
 

@@ -22,6 +22,13 @@ def test_a_number_is_wrong_outside_its_interval() -> None:
     assert not _answer(task, {"target": 40.0, "value": 52.0}, True)["wrong"]  # without an interval
 
 
+def test_an_out_of_fold_case_keeps_the_threshold_of_its_answer() -> None:
+    cells = {"target": 1, "p_well": 0.55, "p_ill": 0.45, "predicted": "well", "threshold_ill": 0.5}
+    answer = _answer(Task("binary", ("well", "ill")), cells, True)
+    assert answer["wrong"]
+    assert answer["row"]["threshold_ill"] == 0.5
+
+
 def test_maps_of_several_targets_are_about_the_first_that_has_some() -> None:
     parts = {name: SimpleNamespace(task=Task(kind, ("x",))) for name, kind in
              (("death", "survival"), ("age", "regression"), ("other", "regression"))}  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,8 @@ from softfree.core.locks import locked
 from softfree.core.options import BulkOptions
 from softfree.core.shards import parse_shard
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.sources.inputs import TABLES, NamedSource
+from softfree_runtime.sources.table_text import read_bytes
 
 FIRST = 1000  # inputs after which an archive that cannot be read is noticed
 HOPELESS = 0.9
@@ -133,24 +135,28 @@ class Bulk:
             UserError: The folder was begun with something else, another process is working in it, or the task cannot be
                 done at all.
         """
-        with self._lock(BEGIN, "beginning", wait=True):
-            self._begin()
-        with self._lock(self._own_lock(self.shard), "working"):
+        with ExitStack() as own:
+            with self._lock(BEGIN, "beginning", wait=True):
+                own.enter_context(self._lock(self._lock_of(self.shard), "working"))
+                allowed = [self._lock_of(shard) for shard in range(self.shards)]
+                self._refuse_others("working with another number of shards", allowed)
+                self._begin()
             return self._go_on()
 
     def _begin(self) -> None:
-        identity, folder = self._identity(), self.folder
+        samples, folder = self.task.samples(), self.folder
+        identity = self._identity(lists_given=samples is None)
         if self.task.starts_anew:
-            self._list_again()
+            self._list_again(samples)
         elif folder.check_identity(identity):
             return
         else:
-            self._list(folder.inputs)
+            self._list(folder.inputs, samples)
         folder.write_identity(identity | self.task.facts())
 
-    def _list(self, path: Path) -> None:
+    def _list(self, path: Path, samples: list[NamedSource] | None) -> None:
         self.folder.parts.mkdir(parents=True, exist_ok=True)
-        samples, order, given = self.task.samples(), self.options.order, self.given
+        order, given = self.options.order, self.given
         if samples is None:
             kind, variables = self.task.inputs_of()
             keeps = self.task.keeps_columns
@@ -159,18 +165,15 @@ class Bulk:
         ranks = range(len(samples)) if order is None else ranks_of(samples, order, given.inputs)
         write_inputs(path, [samples[rank] for rank in ranks])
 
-    def _list_again(self) -> None:
+    def _list_again(self, samples: list[NamedSource] | None) -> None:
         """List the inputs anew; if they are others than before, the rows of the ones before are removed."""
         folder = self.folder
         new = folder.root / ".inputs.new.parquet"
         try:
-            self._list(new)
+            self._list(new, samples)
             if folder.inputs.is_file() and new.read_bytes() == folder.inputs.read_bytes():
                 return
-            for shard in range(self.shards):
-                if self.shards > 1:  # whose rows would belong to other inputs
-                    with self._lock(self._own_lock(shard), "working"):
-                        pass
+            self._refuse_others("working", [self._lock_of(self.shard)])  # whose rows would belong to other inputs
             for path in folder.parts.glob("*.parquet"):
                 path.unlink()
             new.replace(folder.inputs)
@@ -233,24 +236,45 @@ class Bulk:
                 summary = write_summary(folder, self.task)
         return summary
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what the rows depend on; not the names of the inputs, which may hold those of patients."""
-        given = "\0".join(path if is_remote(path) else os.path.abspath(path) for path in self.given.inputs)
+    def _identity(self, *, lists_given: bool) -> dict[str, Any]:
+        """Return what the rows depend on; not the names of the inputs, which may hold those of patients.
+
+        Args:
+            lists_given: Whether the inputs are those of the command, and not those that the task lists itself.
+        """
+        root = self.given.image_root
+        paths = [path if is_remote(path) else os.path.abspath(path) for path in self.given.inputs]
+        given = "\0".join([*paths, *([] if root is None else ["", os.path.abspath(root)])])
         return {
             "task": self.task.name,
             "softfree_version": __version__,
             **self.task.identity(),
             "inputs_digest": hashlib.sha256(os.fsencode(given)).hexdigest(),
+            "tables_digest": _digest_of_tables(paths) if lists_given else None,
             "frame": self.given.frame,
             "order": self.options.order,
             "block": self.block,
         }
 
-    def _own_lock(self, shard: int) -> str:
+    def _lock_of(self, shard: int) -> str:
         return ".lock" if self.shards == 1 else f".lock-{shard}-of-{self.shards}"
+
+    def _refuse_others(self, activity: str, allowed: Collection[str]) -> None:
+        """Refuse to go on while another process holds a lock that is not allowed."""
+        for path in self.folder.root.glob(".lock*"):
+            if path.name not in allowed:
+                with self._lock(path.name, activity):
+                    pass
 
     def _lock(self, name: str, activity: str, *, wait: bool = False) -> AbstractContextManager[None]:
         return locked(self.folder.root, activity, name=name, wait=wait)
+
+
+def _digest_of_tables(paths: Sequence[str]) -> str | None:
+    """Return the digest of the tables among some inputs, by whose rows these are numbered; None without tables."""
+    names = [path for path in paths if Path(path).suffix.lower() in TABLES and not is_remote(path)]
+    digests = [hashlib.sha256(read_bytes(Path(name))).digest() for name in names if not os.path.isdir(name)]
+    return hashlib.sha256(b"".join(digests)).hexdigest() if digests else None
 
 
 def _blocks(count: int, size: int) -> Iterator[Block]:
@@ -287,9 +311,10 @@ def _end(until: str | None) -> datetime | None:
         return None
     try:
         if "T" in until or len(until) > 5:
-            return datetime.fromisoformat(until)
+            end = datetime.fromisoformat(until)
+            return end if end.tzinfo is None else end.astimezone().replace(tzinfo=None)
         clock = datetime.strptime(until, "%H:%M")
-    except ValueError:
+    except (ValueError, OverflowError):  # of the year 1 in another time zone
         raise UserError(f"--until {until}: expected a time such as 07:00, or 2027-01-31T07:00") from None
     now = datetime.now()
     end = now.replace(hour=clock.hour, minute=clock.minute, second=0, microsecond=0)

@@ -135,13 +135,21 @@ class ArchiveFolder:
         shutil.rmtree(self.tries, ignore_errors=True)
 
     def rows(self) -> Iterator[pa.Table]:
-        """Yield the rows of all parts in order, each part with the columns of all."""
-        files = [self.parts / f"{first:09}-{last:09}.parquet" for first, last in self.part_ranges()]
-        if not files:
+        """Yield the rows of all parts in the order of their inputs, each with the columns of all.
+
+        Parts may overlap, where a block was handled again that was thought lost: the first row of an input counts.
+        """
+        parts: list[tuple[Path, int]] = []
+        end = 0
+        for first, last in self.part_ranges():
+            if last >= end:
+                parts.append((self.parts / f"{first:09}-{last:09}.parquet", max(0, end - first)))
+                end = last + 1
+        if not parts:
             return
-        schema = _joined([pq.read_schema(path) for path in files])
-        for path in files:
-            table = pq.read_table(path)
+        schema = _joined([pq.read_schema(path) for path, _ in parts])
+        for path, seen in parts:
+            table = pq.read_table(path).slice(seen)
             columns = [
                 table[field.name].cast(field.type)
                 if field.name in table.column_names
@@ -158,13 +166,13 @@ class ArchiveFolder:
         import pyarrow.csv as pa_csv
 
         found = further_columns(self.inputs) if self.inputs.is_file() else None
-        further = [] if found is None else list(zip(found.schema, found.columns, strict=True))
+        further = pa.table({}) if found is None else found
         count = 0
         with ExitStack() as files:
             writer: pq.ParquetWriter | None = None
             for table in self.rows():
-                for field, values in further:
-                    own = values.slice(count, len(table))
+                for field in further.schema:
+                    own = further[field.name].take(table["input"])
                     table = table.drop_columns(field.name) if field.name in table.column_names else table
                     table = table.append_column(field, own)  # what the table says of month, device or site is better
                 plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]

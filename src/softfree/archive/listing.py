@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ import pyarrow as pa
 
 from softfree.archive.inputs import ranks_of, write_inputs
 from softfree.archive.remote import addresses_of_table, is_remote, list_remote
+from softfree.core.orphans import end_with
 from softfree.data.inputs import find_inputs
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.sources.identity import identify_patients
@@ -48,39 +52,28 @@ def list_inputs(path: Path, wanted: Wanted) -> None:
     Raises:
         UserError: There are none, or a table or an address cannot be used.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_list_in_process, args=(theirs, path, wanted))
-    process.start()
-    theirs.close()
-    try:
-        error = ours.recv()
-    except EOFError:
-        process.join()
-        error = UserError(f"listing the inputs ended with exit code {process.exitcode}; is there enough memory?")
-    process.join()
-    if error is not None:
-        raise error
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with, (os.getpid(),)) as pool:
+        try:
+            pool.submit(_list, path, wanted).result()
+        except BrokenProcessPool:
+            raise UserError("the process that lists the inputs was ended; is there enough memory?") from None
 
 
-def _list_in_process(connection: Any, path: Path, wanted: Wanted) -> None:
-    try:
-        samples = [sample for item in wanted.inputs for sample in _listed(item, wanted)]
-        columns = _columns(samples, wanted)
-        if wanted.order is not None:
-            ranks = ranks_of(samples, wanted.order, wanted.inputs)
-            samples = [samples[rank] for rank in ranks]
-            columns = None if columns is None else columns.take(pa.array(ranks))
-        write_inputs(path, samples, columns)
-        connection.send(None)
-    except UserError as error:
-        connection.send(error)
+def _list(path: Path, wanted: Wanted) -> None:
+    samples = [sample for item in wanted.inputs for sample in _listed(item, wanted)]
+    columns = _columns(samples, wanted)
+    if wanted.order is not None:
+        ranks = ranks_of(samples, wanted.order, wanted.inputs)
+        samples = [samples[rank] for rank in ranks]
+        columns = None if columns is None else columns.take(pa.array(ranks))
+    write_inputs(path, samples, columns)
 
 
 def _listed(item: str, wanted: Wanted) -> list[NamedSource]:
     if is_remote(item):
         return list_remote(item, wanted.frame, wanted.kind)
-    if Path(item).suffix.lower() in TABLES and (rows := addresses_of_table(Path(item), wanted.kind)) is not None:
+    is_table = Path(item).suffix.lower() in TABLES
+    if is_table and (rows := addresses_of_table(Path(item), wanted.frame, wanted.kind)) is not None:
         return rows
     return find_inputs([item], wanted.frame, wanted.kind, wanted.image_root, wanted.variables)
 

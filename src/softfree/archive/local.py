@@ -7,6 +7,7 @@ with a reason.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -62,7 +63,7 @@ class _Worker:
     def __init__(self, root: Path, task: Task) -> None:
         context = multiprocessing.get_context("spawn")  # forks of torch may hang
         self.connection, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=work, args=(theirs, root, task))
+        self.process: BaseProcess = context.Process(target=work, args=(theirs, root, task, os.getpid()))
         self.process.start()
         theirs.close()
         self.unwritten: list[Block] = []
@@ -179,7 +180,8 @@ class LocalEngine:
                     f"the processes that {self.task.words.do} end at once (exit code {worker.process.exitcode});"
                     " there may be too little memory: try --workers 1"
                 )
-        suspects = worker.unwritten
+        done = ArchiveFolder(self.root).done(max((block.last for block in worker.unwritten), default=0))
+        suspects = [block for block in worker.unwritten if not done[block.first : block.last].all()]
         if len(suspects) == 1 and len(suspects[0]) == 1:
             number = suspects[0].first
             self._deaths[number] += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from softfree.core.options import BulkOptions, TrainOptions
 from softfree.data.audit.options import CheckOptions
-from softfree.inference.options import PredictOptions
+from softfree.inference.options import InferenceOptions, PredictOptions
 from softfree.saliency.options import ExplainOptions
 from softfree_runtime.core.errors import UserError
 
@@ -58,6 +58,18 @@ def check_only_archives(options: ArchiveOptions, inputs: Sequence[str] = ()) -> 
 
     for item in filter(is_remote, inputs):
         raise UserError(f"{item} is read for archives only: name a folder with --out, such as --out predictions/")
+
+
+def check_exported(options: ArchiveOptions) -> None:
+    """Refuse options that an exported file does not have.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for option in fields(InferenceOptions):
+        if option.name not in ("batch_size", "progress") and getattr(options, option.name) != option.default:
+            name = option.name.replace("_", "-")
+            raise UserError(f"--{name} is for runs; an exported file has its own precision and one view: leave it out")
 
 
 def given_bulk_options(options: BulkOptions) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from softfree.archive.dicomweb import Unanswered, fetch, is_dicomweb, list_dicomweb
 from softfree_runtime.core.errors import ReadError, UserError
-from softfree_runtime.sources.inputs import TABLES, NamedSource
+from softfree_runtime.sources.inputs import TABLES, NamedSource, row_as_sample
 from softfree_runtime.sources.sample_source import SourceFile, file_of, sample_source
 
 AT_ONCE = 8  # copies, which mostly wait for the network
@@ -104,6 +104,10 @@ class Fetcher:
         self._pool.shutdown(cancel_futures=True)
         self._folder.cleanup()
 
+    def remove_folder(self) -> None:
+        """Remove the folder without waiting for copies; for a process that ends at once."""
+        shutil.rmtree(self._folder.name, ignore_errors=True)
+
     def _copy(self, address: str) -> Path:
         """Copy a file; a store that does not answer is asked again after growing pauses."""
         if is_dicomweb(address):
@@ -186,21 +190,28 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def addresses_of_table(path: Path, kind: str) -> list[NamedSource] | None:
-    """List the rows of a table whose column ``path`` has addresses, with a column ``frame`` or without.
+def addresses_of_table(path: Path, frame: int | None, kind: str) -> list[NamedSource] | None:
+    """List the rows of a table whose column ``path`` has addresses.
+
+    Args:
+        path: The table.
+        frame: Frame of multi-frame files if the table has no column ``frame``.
+        kind: Kind of the samples.
 
     Returns:
         None if its paths are those of files.
 
     Raises:
-        UserError: Some rows have addresses, others paths, or the model takes cases.
+        UserError: Some rows have addresses, others paths, a frame or resolution is no number, or the model takes cases.
     """
     from softfree.data.table_file import read_table_file
 
-    frame = read_table_file(path, {"path", "frame"}).frame
-    if "path" not in frame:
+    known = ["path", "frame", "mpp"]
+    table = read_table_file(path, known)
+    rows = table.frame[[name for name in known if name in table.frame]]
+    if "path" not in rows:
         return None
-    paths = frame["path"].fillna("").astype(str)
+    paths = rows["path"].fillna("").astype(str)
     remote = paths.map(is_remote)
     if not remote.any():
         return None
@@ -209,6 +220,6 @@ def addresses_of_table(path: Path, kind: str) -> list[NamedSource] | None:
         raise UserError(f"{path}: {some} paths are addresses, such as s3://...; expected all or none")
     if kind == "case":
         raise UserError(f"{path}: cases cannot be read from addresses; copy the files")
-    numbers = frame["frame"].fillna("") if "frame" in frame else [""] * len(frame)
-    return [(name, name, int(float(number)) if number != "" else None)
-            for name, number in zip(paths, numbers, strict=True)]  # fmt: skip
+    cells: Any = rows.astype(object).where(rows.notna(), "").to_dict("index")
+    return [row_as_sample(path, number, row, table.rows, name, frame, kind)
+            for (number, row), name in zip(cells.items(), paths, strict=True)]  # fmt: skip

@@ -22,13 +22,33 @@ KEPT = 100_000  # scores of each column, drawn at random, for figures and tests
 
 
 @dataclass
+class Mean:
+    """The mean of the numbers of a column, without the rows that have none."""
+
+    count: int = 0
+    total: float = 0.0
+
+    def add(self, column: pd.Series) -> None:
+        """Add rows."""
+        numbers = column.to_numpy(np.float64, na_value=np.nan)
+        numbers = numbers[np.isfinite(numbers)]
+        self.count += len(numbers)
+        self.total += float(numbers.sum())
+
+    @property
+    def value(self) -> float | None:
+        """The mean; None without numbers."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass
 class Group:
     """Images of one month, device or site."""
 
     rows: int = 0
     predicted: int = 0
-    unusual: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
+    unusual: Mean = field(default_factory=Mean)
+    scores: dict[str, Mean] = field(default_factory=dict)
 
     def add(self, rows: pd.DataFrame, scores: list[str]) -> None:
         """Add rows to the counts."""
@@ -36,15 +56,14 @@ class Group:
         self.rows += len(rows)
         self.predicted += len(good)
         if "unusual" in good:
-            self.unusual += int(good["unusual"].eq(True).sum())
+            self.unusual.add(good["unusual"])
         for name in scores:
-            self.sums[name] = self.sums.get(name, 0.0) + float(pd.to_numeric(good[name]).sum())
+            self.scores.setdefault(name, Mean()).add(good[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain numbers: counts, share of unusual images and mean scores."""
-        share = self.unusual / self.predicted if self.predicted else None
-        means = {name: total / self.predicted for name, total in self.sums.items()} if self.predicted else {}
-        return {"rows": self.rows, "predicted": self.predicted, "unusual": share, "means": means}
+        """As plain numbers: counts, share of unusual images and mean scores; None or missing if no row says."""
+        means = {name: mean.value for name, mean in self.scores.items() if mean.value is not None}
+        return {"rows": self.rows, "predicted": self.predicted, "unusual": self.unusual.value, "means": means}
 
 
 def read_summary(folder: ArchiveFolder) -> dict[str, Any] | None:
@@ -112,12 +131,12 @@ class Sample:
             self._rows, self._keys = self._rows.iloc[chosen].reset_index(drop=True), self._keys[chosen]
 
     def values(self) -> dict[str, np.ndarray]:
-        """Return the finite values of each column."""
+        """Return the finite values of each column that has some."""
         if self._rows is None:
             return {}
         self._shrink()
         columns = {str(name): self._rows[name].to_numpy() for name in self._rows}
-        return {name: values[np.isfinite(values)] for name, values in columns.items()}
+        return {name: finite for name, values in columns.items() if len(finite := values[np.isfinite(values)])}
 
 
 def drift(scores: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

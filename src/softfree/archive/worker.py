@@ -18,6 +18,7 @@ from softfree.archive.inputs import InputList
 from softfree.archive.remote import Copies, Fetcher
 from softfree.archive.task import Handler, Task, failed_row
 from softfree.archive.watch import handle
+from softfree.core.orphans import end_with
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import name_of
@@ -55,10 +56,11 @@ class Finished:
     seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def work(connection: Connection, root: Path, task: Task) -> None:
+def work(connection: Connection, root: Path, task: Task, parent: int) -> None:
     """Handle the blocks that come over the connection until None comes; a UserError is sent instead of a report."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which says when to stop
     fetcher = Fetcher()
+    end_with(parent, fetcher.remove_folder)  # the lock on the folder has ended with it
     try:
         writer = PartWriter(ArchiveFolder(root))
         inputs = InputList(writer.folder.inputs)

@@ -7,7 +7,13 @@ import sys
 
 from jsonargparse import Namespace
 
-from softfree.archive.options import ArchiveOptions, CacheOptions, ExplainArchiveOptions, check_only_archives
+from softfree.archive.options import (
+    ArchiveOptions,
+    CacheOptions,
+    ExplainArchiveOptions,
+    check_exported,
+    check_only_archives,
+)
 from softfree.cli.check import check, check_arguments
 from softfree.cli.parser import Command, Parser, add_json, add_options, add_table, adder, fill
 from softfree.conversion.options import ConvertOptions
@@ -200,6 +206,9 @@ def _predict_arguments(parser: Parser) -> None:
 
 def _predict(parsed: Namespace) -> int:
     options = fill(ArchiveOptions, parsed)
+    is_exported = parsed.run.lower().endswith(".onnx")
+    if is_exported:
+        check_exported(options)
     if not options.out.suffix:  # a folder
         if parsed.json:
             raise UserError(f"--json: the rows of --out {options.out}, a folder, are in its predictions.parquet")
@@ -207,9 +216,7 @@ def _predict(parsed: Namespace) -> int:
 
         return predict_archive(parsed.run, parsed.inputs, options)
     check_only_archives(options, parsed.inputs)
-    if parsed.run.lower().endswith(".onnx"):  # works where torch is not installed
-        if options.precision != "fp32":
-            raise UserError(f"--precision {options.precision}: an exported file has its own; leave it out")
+    if is_exported:  # works where torch is not installed
         from softfree_runtime import predict_to_file as predict_exported
 
         arguments = {

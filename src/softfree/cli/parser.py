@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from softfree.core.ranges import check_ranges
 from softfree_runtime.core.errors import UserError
 
 
@@ -68,15 +69,16 @@ class Parser(ArgumentParser):
     def _canonical(self, arguments: list[str]) -> list[str]:
         """Spell options as the parser knows them.
 
-        A switch without a value becomes ``=true`` or ``=false``, and a single value for a list a list.
+        A switch without a value becomes ``=true`` or ``=false``, a single value for a list a list, and a text that
+        begins with a hyphen, such as ``-priority``, a part of its option.
         """
-        lists = {flag for flag, option in self.flags().items() if is_list(self._option_string_actions[option])}
-        flags, switches = (
-            self.flags(),
-            {o for action in self._actions if is_switch(action) for o in action.option_strings},
-        )
+        flags, known_by = self.flags(), self._option_string_actions
+        lists = {flag for flag, option in flags.items() if is_list(known_by[option])}
+        texts = {flag for flag, option in flags.items() if is_text(known_by[option])}
+        switches = {o for action in self._actions if is_switch(action) for o in action.option_strings}
         result: list[str] = []
         for number, argument in enumerate(arguments):
+            before = arguments[number - 1].replace("_", "-") if number else ""
             if argument == "--":
                 return result + arguments[number:]
             if argument.startswith("--"):
@@ -89,7 +91,7 @@ class Parser(ArgumentParser):
                         + (f"did you mean {near[0]}?" if near else f"see: {self.prog} --help")
                     )
                 name = flags.get(flag, flag.replace("-", "_").replace("__", "--", 1))
-                if typed in lists and equals and not value.startswith("["):
+                if flag in lists and equals and not value.startswith("["):
                     value = json.dumps([value])
                 if name in switches and not equals:
                     following = arguments[number + 1].lower() if number + 1 < len(arguments) else ""
@@ -97,8 +99,11 @@ class Parser(ArgumentParser):
                     if negated or following not in ("true", "false"):
                         equals, value = "=", "false" if negated else "true"
                 argument = name + equals + value
-            elif number and arguments[number - 1] in lists and not argument.startswith("["):
+            elif before in lists and not argument.startswith("["):
                 argument = json.dumps([argument])
+            elif before in texts and argument.startswith("-") and argument not in known_by:
+                result[-1] += f"={argument}"
+                continue
             result.append(argument)
         return result
 
@@ -111,6 +116,11 @@ def is_switch(action: Any) -> bool:
 def is_list(action: Any) -> bool:
     """Whether an argument is a list of texts or paths."""
     return getattr(action, "_typehint", None) in (list[str], list[Path])
+
+
+def is_text(action: Any) -> bool:
+    """Whether an argument is one text."""
+    return getattr(action, "_typehint", None) in (str, str | None) and action.nargs is None
 
 
 @dataclass(frozen=True)
@@ -154,8 +164,10 @@ def names(group: type) -> set[str]:
 
 
 def fill(kind: type, parsed: Namespace, **values: Any) -> Any:
-    """Create an options object from the parsed arguments of the same names, or from ``values``."""
-    return kind(**({name: parsed[name] for name in names(kind) if name in parsed} | values))
+    """Create an options object from the parsed arguments of the same names, or from ``values``; numbers are checked."""
+    options = kind(**({name: parsed[name] for name in names(kind) if name in parsed} | values))
+    check_ranges(options)
+    return options
 
 
 def add_table(parser: Parser, *, required: bool = True) -> None:

@@ -282,7 +282,8 @@ async def _named(request: Request, service: Service, *, together: bool, frame: i
     digests = [await asyncio.to_thread(_digest, path) for path in found]
     frame = asked.frame if frame is None else frame
     about = _checked(asked.views, asked.times, asked.variables, len(found) if together else 1, together)
-    links = [service.spool.link(path) for path in found]
+    folder = service.spool.new_folder() if together else None
+    links = [service.spool.link(path, folder) for path in found]
     if together:
         digest = digests[0] if len(found) == 1 else sha256("".join(digests).encode()).hexdigest()
         return [Sample(tuple(links), frame, digest=digest, name=asked.paths[0], case=True, **about)]

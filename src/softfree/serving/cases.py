@@ -206,7 +206,7 @@ def _own(cells: Mapping[str, Any], target: str) -> dict[str, Any]:
 def _answer(task: Task, cells: Mapping[str, Any], readable: bool) -> dict[str, Any]:
     """Return label and prediction of one target; ``error`` is how far apart they are, from 0 to 1 but for numbers."""
     truth = _truth(cells, task)
-    names = [*(f"p_{name}" for name in task.classes), *_KEPT, *(f"set_{name}" for name in task.classes)]
+    names = [*_KEPT, *(f"{kind}_{name}" for kind in ("p", "set", "threshold") for name in task.classes)]
     row = {name: cells[name] for name in names if cells.get(name) is not None}
     if not readable or not ("value" in row or all(f"p_{name}" in row for name in task.classes)):
         return {"truth": truth, "row": None, "wrong": False, "error": 0.0 if readable else 1.0, "confidence": None}

@@ -198,9 +198,10 @@ def to_json(answer: Answer) -> dict[str, Any]:
 def job_state(job: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> JobState:
     """Return the state of a job from its rows in the store."""
     answers = tuple(None if row["answer"] is None else _answer_of(json.loads(row["answer"])) for row in rows)
+    given = ModelVersion(job["model"], job["version"], job["hash"])  # its file may be replaced while the job waits
     return JobState(
         job["id"],
-        ModelVersion(job["model"], job["version"], job["hash"]),
+        next((answer.model for answer in answers if answer is not None), given),
         job["state"],
         sum(answer is not None for answer in answers),
         job["total"],

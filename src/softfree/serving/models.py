@@ -18,6 +18,7 @@ from softfree.serving.rows import DEFERRED, digest_of, failed_row, without_paths
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.metadata import Metadata
 from softfree_runtime.preprocessing.case import NumpyCasePreprocessing
+from softfree_runtime.readers.series_files import is_dicom
 from softfree_runtime.sources.cases import make_case
 from softfree_runtime.sources.inputs import NamedSource
 from softfree_runtime.sources.sample_source import CaseFile
@@ -208,20 +209,30 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def read_paths(sample: Sample) -> list[str]:
+    """Return the paths that the files of a sample are read by.
+
+    A reader of DICOM takes what lies beside a file: of files that belong together, only what was named. Other files are
+    read where links lead to, since some formats keep parts of a file beside it.
+    """
+    together = sample.case and len({path.parent for path in sample.paths}) == 1
+    return [str(path) if together and is_dicom(path) else os.path.realpath(path) for path in sample.paths]
+
+
 def source_of(sample: Sample, model: ServedModel) -> NamedSource:
     """Return a sample as the model takes it: a path, a folder with a series, or a case.
 
     Raises:
         ReadError: Several files for a model of single ones, or a case that contradicts itself.
     """
-    paths = [os.path.realpath(path) for path in sample.paths]
+    paths = read_paths(sample)
     if model.kind == "case" and (len(paths) > 1 or sample.views or sample.variables):
         return sample.name, _case(sample, paths, model), None
     if len(paths) > 1 and model.kind in ("volume", "slide"):
-        folders = {os.path.dirname(path) for path in paths}
+        folders = {path.parent for path in sample.paths}
         if len(folders) > 1:
             raise ReadError("the files of one sample lie in several folders", "unsupported")
-        return sample.name, folders.pop() if model.kind == "volume" else paths[0], sample.frame
+        return sample.name, str(folders.pop()) if model.kind == "volume" else paths[0], sample.frame
     if len(paths) > 1:
         raise ReadError(f"{len(paths)} files for one sample; the model takes one", "unsupported")
     return sample.name, paths[0], sample.frame

@@ -78,7 +78,7 @@ class JobState:
 
     Attributes:
         id: Its name, which cannot be guessed.
-        model: Which model answers.
+        model: Which model made the first answer; until then the one that the job was given to.
         state: ``queued``, ``running``, ``done``, ``failed`` (no sample could be answered) or ``canceled``.
         done: Number of samples that are answered.
         total: Number of samples.

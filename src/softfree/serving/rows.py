@@ -30,7 +30,8 @@ def without_paths(text: str, sample: Sample) -> str:
         for known in (real, str(path)):
             text = text.replace(printable(known), printable(name))
         if len(sample.paths) > 1:
-            text = text.replace(printable(os.path.dirname(real)), printable(sample.name))
+            for known in (real, str(path)):
+                text = text.replace(printable(os.path.dirname(known)), printable(sample.name))
     return text
 
 

@@ -35,6 +35,7 @@ class PredictionOut(BaseModel):
                     "raw_normal": 0.08, "raw_effusion": 0.92, "predicted": "effusion", "set": "effusion",
                     "abstain": False, "distance": 0.71, "unusual": False,
                 },
+                "model": {"name": "chest", "version": "0.1.0", "hash": "82ec0c9112ea" + 52 * "0"},
                 "steps": ["gray, scaled to a longest side of 512 pixels and padded to a square"],
                 "seconds": 0.21,
                 "maps": [],
@@ -44,6 +45,7 @@ class PredictionOut(BaseModel):
     )  # fmt: skip
 
     row: dict[str, Any] = Field(description="Columns as in the documentation of softfree predict; null if unknown.")
+    model: ModelOut
     steps: list[str] = Field(description="What was done to the pixels.")
     seconds: float = Field(description="Time from the request to the answer.")
     maps: list[str] = Field(default=[], description="Files of the maps, at /v1/jobs/{id}/samples/{n}/files/{name}.")
@@ -52,8 +54,8 @@ class PredictionOut(BaseModel):
     @classmethod
     def of(cls, answer: Answer) -> PredictionOut:
         """From a record."""
-        return cls(row=answer.row, steps=answer.steps, seconds=answer.seconds, maps=list(answer.files),
-                   note=answer.note)  # fmt: skip
+        return cls(row=answer.row, model=ModelOut.of(answer.model), steps=answer.steps, seconds=answer.seconds,
+                   maps=list(answer.files), note=answer.note)  # fmt: skip
 
 
 class PredictionsOut(BaseModel):
@@ -68,7 +70,7 @@ class JobOut(BaseModel):
     """How far a job is."""
 
     id: str = Field(examples=["5f0c6f0a9d3b4f3c8a1b2c3d4e5f6071"])
-    model: ModelOut
+    model: ModelOut = Field(description="That of the first answer; until then the one that the job was given to.")
     state: str = Field(description="queued, running, done, failed (nothing could be read) or canceled.")
     done: int = Field(description="Number of samples that are answered.")
     total: int

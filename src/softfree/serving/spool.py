@@ -10,13 +10,9 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+from softfree.core.endings import ending_of
 from softfree_runtime.core.errors import UserError
 
-ENDINGS = (
-    ".nii.gz", ".hdr.gz", ".img.gz", ".nii", ".hdr", ".img", ".dcm", ".dicom", ".ima", ".png", ".jpg", ".jpeg", ".bmp",
-    ".gif", ".webp", ".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".vms", ".mrxs", ".h5", ".hdf5",
-)  # fmt: skip
-"""Endings of names that are kept, because readers look at them."""
 _FILES, _MAPS = "files", "maps"
 
 
@@ -48,7 +44,7 @@ class Spool:
         Files of the same name but for a known ending, such as a .hdr and its .img, keep this in common.
         """
         lower = name.lower()
-        ending = next((ending for ending in ENDINGS if lower.endswith(ending)), "")
+        ending = ending_of(lower)
         stem = self._stem(folder, lower[: len(lower) - len(ending)]) if ending.startswith((".hdr", ".img")) else ""
         path = folder / f"{stem or secrets.token_hex(8)}{ending}"
         return path if not path.exists() else folder / f"{secrets.token_hex(8)}{ending}"
@@ -58,10 +54,14 @@ class Spool:
         text, key = stem.encode("utf-8", "surrogatepass"), folder.parent.name.encode()
         return blake2b(text, key=key, digest_size=8).hexdigest()
 
-    def link(self, path: Path) -> Path:
-        """Return a path in the spool that stands for a file or folder elsewhere."""
-        ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
-        link = self.new_folder() / f"{secrets.token_hex(8)}{ending}"
+    def link(self, path: Path, folder: Path | None = None) -> Path:
+        """Return a path in the spool that stands for a file or folder elsewhere.
+
+        Args:
+            path: The file or folder.
+            folder: A folder of :meth:`new_folder`, for files that belong together; None for a new one.
+        """
+        link = self.new_file(folder or self.new_folder(), path.name)
         link.symlink_to(path, target_is_directory=path.is_dir())
         return link
 

@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from softfree.core.orphans import end_with
 from softfree.serving.errors import ServingError
 from softfree.serving.records import RenderResult, RenderTask, Row, Sample, ServedModel
 from softfree_runtime.core.errors import ReadError, UserError
@@ -114,7 +114,7 @@ class Reply:
 def main(connection: Connection, settings: WorkerSettings, parent: int) -> None:
     """Run a worker until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     if settings.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.device
     if not settings.log:
@@ -193,12 +193,14 @@ class _Worker:
 
     def _steps(self, model: ServedModel, sample: Sample) -> list[str]:
         """List what readers did to the files of a sample, then what every sample undergoes."""
-        paths = [os.path.realpath(path) for path in sample.paths]
+        from softfree.serving.models import read_paths
+
+        paths = read_paths(sample)
         read = {step for path in (*paths, *map(os.path.dirname, paths)) for step in self.steps.get(path, ())}
         return [*sorted(read), *model.steps]
 
     def _explain(self, work: ExplainWork) -> Predicted:
-        from softfree.serving.models import predict_each, source_of
+        from softfree.serving.models import predict_each, read_paths, source_of
         from softfree.serving.rows import without_paths
 
         model = self.models[work.model]
@@ -207,9 +209,8 @@ class _Worker:
             return Predicted([row], [[]])
         steps = self._steps(model.served, work.sample)
         _, source, frame = source_of(work.sample, model.served)
-        order = [os.path.realpath(path) for path in work.sample.paths]
         try:
-            told = model.explain(("sample", source, frame), work.out, order)
+            told = model.explain(("sample", source, frame), work.out, read_paths(work.sample))
         except (ReadError, UserError) as error:
             reason = error.reason if isinstance(error, ReadError) else str(error)
             return Predicted([row], [steps], note=without_paths(reason, work.sample))
@@ -242,13 +243,6 @@ def _trace() -> str:
     frames = traceback.extract_tb(where)
     lines = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return f"{kind.__name__ if kind else ''} at {' > '.join(lines[-8:])}"
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the server has ended, whatever it is doing."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _silence() -> None:

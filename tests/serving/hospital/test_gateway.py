@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from tests.serving.hospital.support import ROW, Archive, FixedService, until
+from tests.serving.hospital.support import ROW, VERSION, Archive, FixedService, until
 
 from softfree.serving.errors import Busy
 from softfree.serving.hospital import entrances, outbox
 from softfree.serving.hospital.entrance import Hospital
 from softfree.serving.hospital.node import Peer, read_peer
 from softfree.serving.options import ServeOptions
+from softfree.serving.records import JobState
 from softfree_runtime.core.errors import UserError
 
 RULES = "- {model: chest, match: {Modality: CT}}"
@@ -166,6 +168,57 @@ def test_two_rules_for_one_series(service: FixedService, archive: Archive, ct: P
     asyncio.run(scenario())
     assert [len(samples) for samples in service.asked] == [1, 1]
     assert len({report.SOPInstanceUID for report in archive.received}) == 2
+
+
+def test_failure_of_one_rule_does_not_stop_the_others(
+    service: FixedService, archive: Archive, ct: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files stay for the next start, which does what was left."""
+    rules = "\n".join(f"- {{model: chest, match: {{InstanceNumber: {number}}}}}" for number in (1, 2))
+    options = options_of(tmp_path, archive.port, rules)
+    service.fail = RuntimeError("a full disk")
+
+    async def scenario() -> None:
+        async with running(options, service) as hospital:
+            await asyncio.to_thread(send, hospital, copies(ct, 2))
+            await until(lambda: "the DICOM entrance failed: RuntimeError; the files are kept" in caplog.text)
+            await until(lambda: archive.received)
+        assert len(service.asked) == 1
+        async with running(options, service):
+            await until(lambda: clean(options, service))
+
+    asyncio.run(scenario())
+    assert len(service.asked) == 2
+    assert len({report.SOPInstanceUID for report in archive.received}) == 2
+
+
+def test_report_names_the_file_that_answered(
+    service: FixedService, archive: Archive, ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may have been replaced between two samples of a job."""
+    newer, answered = replace(VERSION, hash="cd" * 32), service.wait
+
+    async def replaced(job_id: str, seconds: float | None = None) -> JobState:
+        state = await answered(job_id)
+        first, second = state.answers
+        assert first is not None
+        assert second is not None
+        return replace(state, answers=(first, replace(second, model=newer)))
+
+    monkeypatch.setattr(service, "wait", replaced)
+
+    async def scenario() -> None:
+        async with running(options_of(tmp_path, archive.port), service) as hospital:
+            await asyncio.to_thread(send, hospital, copies(ct, 2))
+            await until(lambda: len(archive.received) == 2)
+
+    asyncio.run(scenario())
+    said = {}
+    for report in map(ComprehensiveSR.from_dataset, archive.received):
+        (observer,) = report.content.get_observer_contexts()
+        (group,) = report.content.get_image_measurement_groups()
+        said[observer.observer_identifying_attributes.serial_number] = len(group.source_images)
+    assert said == {f"sha256:{VERSION.hash}": 1, f"sha256:{newer.hash}": 1}
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from softfree.serving.hospital.findings import STATEMENT, Choice, Number, findin
 from softfree.serving.hospital.maps import MapImage, write_map
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, own_result, read_header
 from softfree_runtime.core.errors import ReadError
+from softfree_runtime.readers.quiet import quiet
 
 MODEL = ReportedModel("chest", "0.1.0", "ab" * 32)
 SOURCES = {
@@ -189,6 +190,26 @@ def test_bad_sources_are_refused(content: bytes, message: str, tmp_path: Path) -
     with pytest.raises(ReadError) as error:
         read_header(tmp_path / "Jane Doe.dcm")
     assert str(error.value) in (message, "an element of its patient or study is damaged")
+
+
+def test_procedure_whose_name_is_too_long_for_a_code(ct: Path) -> None:
+    source, code = read_header(ct), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = "36554-4", "LN"
+    with quiet():  # pydicom warns of the length
+        code.CodeMeaning = "Radiography of chest, two views, posteroanterior and lateral projection"
+    source.ProcedureCodeSequence = [code]
+    report = read_back(make_report(MODEL, [Reported(findings_of(ROW), (source,))]))
+    named = {item.ConceptNameCodeSequence[0].CodeValue: item for item in report.ContentSequence}
+    (procedure,) = named[codes.DCM.ProcedureReported.value].ConceptCodeSequence
+    assert (procedure.CodeValue, procedure.CodingSchemeDesignator) == ("36554-4", "LN")
+    assert procedure.CodeMeaning == "Radiography of chest, two views, posteroanterior and lateral ..."
+
+
+def test_samples_that_no_report_can_hold_are_refused(ct: Path) -> None:
+    source = read_header(ct)
+    del source.SOPClassUID  # as of a damaged file
+    with pytest.raises(ReadError, match="no report can be made"):
+        make_report(MODEL, [Reported(findings_of(ROW), (source,))])
 
 
 def test_several_frames_are_referred_to_by_number(shared_data: Path) -> None:

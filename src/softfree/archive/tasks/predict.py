@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from softfree.archive.options import ArchiveOptions
+from softfree.archive.options import ArchiveOptions, check_exported
 from softfree.archive.task import Resources, Task, Words, model_digest
 from softfree.core.options import Precision
-from softfree_runtime.core.errors import UserError
 from softfree_runtime.preprocessing.case import variables_of
 from softfree_runtime.sources.inputs import NamedSource
 
@@ -65,8 +64,8 @@ class Predict(Task):
             options.tta,
             tuple(options.streaming.items()),
         )
-        if task.exported and (options.precision != "fp32" or options.tta != 1):
-            raise UserError("--precision and --tta are for runs; an exported file has its own precision and one view")
+        if task.exported:
+            check_exported(options)
         return task
 
     @property

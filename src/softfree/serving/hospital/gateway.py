@@ -20,7 +20,7 @@ from softfree.serving.hospital.outbox import Outbox
 from softfree.serving.hospital.received import ReceivedFile, in_order_of_views, label_of, read_received
 from softfree.serving.hospital.results import Reported, ReportedModel, make_report, read_header
 from softfree.serving.hospital.routes import Routes, Rule, described
-from softfree.serving.records import Answer, JobState, Sample, ServedModel
+from softfree.serving.records import Answer, JobState, ModelVersion, Sample, ServedModel
 from softfree.serving.service import Service
 from softfree_runtime.core.errors import ReadError
 
@@ -51,9 +51,13 @@ class Gateway:
         Args:
             folder: All files of one series, or those of a study that a rule collects. If it is left over from an
                 earlier process, its jobs are taken up.
+
+        Raises:
+            Exception: The first one that a model or its results ended with; those of the others are in the outbox.
         """
         files = await asyncio.to_thread(read_received, folder, self._routes.keywords)
         by_rule: dict[int, list[ReceivedFile]] = {}
+        failure: Exception | None = None
         for file in files:
             by_rule.setdefault(self._routes.number_for(file.routing), []).append(file)
         for number, matching in by_rule.items():
@@ -64,7 +68,12 @@ class Gateway:
                 continue
             for name in rule.models:
                 note = folder / f"{number}-{short(name)}.job"
-                await self._predict(note, self._service.models[name], matching, rule)
+                try:
+                    await self._predict(note, self._service.models[name], matching, rule)
+                except Exception as error:  # such as a full disk: the files wait for the next start
+                    failure = failure or error
+        if failure is not None:
+            raise failure
         await asyncio.to_thread(shutil.rmtree, folder)
 
     async def _predict(self, note: Path, model: ServedModel, files: list[ReceivedFile], rule: Rule) -> None:
@@ -154,8 +163,12 @@ class Gateway:
         rule: Rule,
         label: str,
     ) -> int:
-        """Put the report and maps of the samples that have an answer into the outbox, and return their number."""
-        reported, answered = [], []
+        """Put reports and maps of the samples that have an answer into the outbox, and return the number of samples.
+
+        There is a report for each file of the model that answered: it may have been replaced while the job waited.
+        """
+        reported: dict[ModelVersion, list[Reported]] = {}
+        answered = []
         for group, answer, own in zip(groups, state.answers, maps, strict=True):
             if answer is None or answer.row["status"] != "ok":
                 reason = "no answer" if answer is None else _without_path(answer.row["reason"])
@@ -167,13 +180,14 @@ class Gateway:
                 logger.warning("%s: no result of %s: %s", label, model.name, error.reason)
                 continue
             findings = _findings(model, answer, rule, group)
-            reported.append(Reported(findings, sources, steps=tuple(answer.steps)))
+            reported.setdefault(answer.model, []).append(Reported(findings, sources, steps=tuple(answer.steps)))
             answered.append((group, str(answer.row.get("predicted") or ""), own))
         if not reported:
             return 0
-        who = ReportedModel(model.name, state.model.version, state.model.hash)  # which may have been replaced since
         with self._outbox.new() as folder:
-            make_report(who, reported, seed=seed).save_as(folder / "report.dcm", enforce_file_format=True)
+            for number, (version, samples) in enumerate(reported.items()):
+                report = make_report(ReportedModel(version.name, version.version, version.hash), samples, seed=seed)
+                report.save_as(folder / f"report{number or ''}.dcm", enforce_file_format=True)
             captures = [(image, group, said) for group, said, own in answered for image in own.images]
             for number, (image, group, said) in enumerate(captures):
                 files = [file.path for file in group]
@@ -183,12 +197,13 @@ class Gateway:
                     logger.warning("%s: no map of %s: %s", label, model.name, error.reason)
             for number, file in enumerate(file for _, _, own in answered for file in own.files):
                 shutil.move(file, folder / f"values-{number}.dcm")
-        return len(reported)
+        return len(answered)
 
 
 def _findings(model: ServedModel, answer: Answer, rule: Rule, group: Sequence[ReceivedFile]) -> Findings:
     """Return what a report says, with what the model had to do without."""
-    targets, coverage = tuple(model.about.get("targets") or ()), model.about.get("coverage")
+    targets = tuple(model.about.get("targets") or ())
+    coverage = model.about.get("coverage") if answer.model == model.version else None
     findings = findings_of(answer.row, targets, coverage)
     if model.kind == "case":
         if absent := rule.absent(tuple(rule.views), [file.view for file in group]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from softfree.serving.errors import ServingError
 from softfree.serving.hospital.maps import MapImage
 from softfree.serving.hospital.received import ReceivedFile
-from softfree.serving.records import JobState, RenderTask, Sample, ServedModel
+from softfree.serving.records import JobState, ModelVersion, RenderTask, Sample, ServedModel
 from softfree.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class MapMaker:
             without = ""
             try:
                 if form != "capture" and has_numbers:
-                    made.files.append(await self._parametric(state, sample, own, image, predicted, seed))
+                    made.files.append(await self._parametric(answer.model, sample, own, image, predicted, seed))
             except ServingError as error:
                 without = str(error)
                 logger.warning("%s: no parametric map of %s: %s", label, model.name, error)
@@ -93,11 +93,11 @@ class MapMaker:
         return made
 
     async def _parametric(
-        self, state: JobState, sample: Sample, own: tuple[int, ...], image: int, predicted: str, seed: str
+        self, model: ModelVersion, sample: Sample, own: tuple[int, ...], image: int, predicted: str, seed: str
     ) -> Path:
         folder = self._service.spool.maps_of(sample.paths)
         out = folder / f"values-{image}.dcm"
-        given = {"folder": folder, "number": image, "out": out, "model": state.model.name, "version": state.model.hash,
+        given = {"folder": folder, "number": image, "out": out, "model": model.name, "version": model.hash,
                  "predicted": predicted, "seed": seed}  # fmt: skip
         task = RenderTask(_PARAMETRIC, tuple(sample.paths[at] for at in own), given)
         await self._service.render(task, self._service.options.job_time_limit)  # nobody waits before a screen

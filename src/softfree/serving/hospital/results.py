@@ -129,17 +129,18 @@ def make_report(model: ReportedModel, samples: Sequence[Reported], *, seed: str 
     Raises:
         ReadError: An element of the patient or study cannot be written.
     """
-    evidence = [_bare(source) for sample in samples for source in sample.sources]
-    entropy = ["report", model.digest, model.name, seed, *(source.SOPInstanceUID for source in evidence)]
-    content = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=_observer(model)),
-        procedure_reported=_procedure(samples[0].sources[0]),
-        imaging_measurements=[_group(model, sample, [*entropy, str(number)]) for number, sample in enumerate(samples)],
-        title=codes.DCM.ImagingMeasurementReport,
-    )
-    content[0].ContentSequence.insert(-1, _text(STATEMENT))  # before the measurements
     with quiet():
         try:
+            evidence = [_bare(source) for sample in samples for source in sample.sources]
+            entropy = ["report", model.digest, model.name, seed, *(source.SOPInstanceUID for source in evidence)]
+            groups = [_group(model, sample, [*entropy, str(number)]) for number, sample in enumerate(samples)]
+            content = MeasurementReport(
+                observation_context=ObservationContext(observer_device_context=_observer(model)),
+                procedure_reported=_procedure(samples[0].sources[0]),
+                imaging_measurements=groups,
+                title=codes.DCM.ImagingMeasurementReport,
+            )
+            content[0].ContentSequence.insert(-1, _text(STATEMENT))  # before the measurements
             report = _Report(
                 evidence=evidence,
                 content=content,
@@ -201,7 +202,8 @@ def _procedure(source: Dataset) -> CodedConcept:
     """Return the procedure that the images are of; without a valid code the general one."""
     for code in source.get("ProcedureCodeSequence") or []:
         if all(code.get(name) for name in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")):
-            return CodedConcept(str(code.CodeValue), str(code.CodingSchemeDesignator), str(code.CodeMeaning))
+            meaning = short_text(str(code.CodeMeaning))
+            return CodedConcept(str(code.CodeValue), str(code.CodingSchemeDesignator), meaning)
     return CodedConcept.from_code(codes.SCT.ImagingProcedure)
 
 

@@ -7,7 +7,7 @@ import {
 } from "./words.js";
 
 /** Show the answer for a sample; the parts are ordered by what must be read first. */
-export function answerPanel(answer, model, view, version) {
+export function answerPanel(answer, model, view) {
   const row = answer.row;
   if (row.status !== "ok") return [unreadable(row)];
   const answers = answersOf(row, model);
@@ -17,7 +17,7 @@ export function answerPanel(answer, model, view, version) {
     el("p", { class: "fine" }, usualInWords(row)),
     mapLegend(view, answer.note),
     details("What was done to the pixels", steps(answer, view)),
-    aboutModel(model, version),
+    aboutModel(model, answer.model),
   ];
 }
 
@@ -117,7 +117,7 @@ function steps(answer, view) {
 
 /** Which model answered: name, version, hash, and how good it was. */
 export function aboutModel(model, version = model) {
-  const measured = performance(model.metrics);
+  const measured = version.hash === model.hash ? performance(model.metrics) : null;
   return details(`The model: ${version.name}`, [
     el(
       "dl",

@@ -182,7 +182,7 @@ async function showAnswer(index, announced) {
   if (state.view && answer.maps.length && !state.view.map) {
     state.view = await state.viewer.refreshMap().catch(() => state.view);
   }
-  fill(byId("answer"), answerPanel(answer, state.model, state.view, state.last.model));
+  fill(byId("answer"), answerPanel(answer, state.model, state.view));
   addParts(index);
   const row = answer.row;
   const words = row.status === "ok" ? answersOf(row, state.model).map((one) => (one.name ? `${one.name}: ` : "") + headline(one)).join("; ") : "could not be read";

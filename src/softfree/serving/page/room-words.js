@@ -33,7 +33,11 @@ export function truthOf(room, one) {
   return Object.fromEntries(room.targets.map(({ name }) => [name, one.answers[name].truth]));
 }
 
-/** The model's answers that are known, as words.js takes them. */
+/** The model's answers that are known, as words.js takes them; out-of-fold cases have thresholds of their own. */
 export function answersOfCase(room, one) {
-  return room.targets.filter(({ name }) => one.answers[name].row).map((target) => ({ ...target, row: one.answers[target.name].row }));
+  return room.targets.filter(({ name }) => one.answers[name].row).map((target) => {
+    const { row } = one.answers[target.name];
+    const own = Object.entries(row).filter(([key]) => key.startsWith("threshold_")).map(([key, value]) => [key.slice(10), value]);
+    return { ...target, thresholds: { ...target.thresholds, ...Object.fromEntries(own) }, row };
+  });
 }
