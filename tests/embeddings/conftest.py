@@ -25,6 +25,7 @@ def write_folder(
     *,
     failed: Sequence[int] = (),
     model: str = "a" * 64,
+    frames: Sequence[int | None] | None = None,
     **columns: Sequence[Any],
 ) -> FeatureFolder:
     """Write features (n, D) of files; those with a number in ``failed`` have none."""
@@ -43,7 +44,9 @@ def write_folder(
         }
     )
     pq.write_table(table, root / "results.parquet", row_group_size=7)
-    write_inputs(root / "inputs.parquet", [(Path(file).name, file, None) for file in files])
+    numbers = frames or [None] * len(files)
+    inputs = [(Path(file).name, file, frame) for file, frame in zip(files, numbers, strict=True)]
+    write_inputs(root / "inputs.parquet", inputs)
     identity = {"task": "features", "encoder": "run", "model_digest": model, "features": vectors.shape[1]}
     (root / "archive.json").write_text(json.dumps(identity))
     return FeatureFolder.open(root)

@@ -13,8 +13,10 @@ import pytest
 from softfree.embeddings.options import ProbeOptions
 from softfree.embeddings.probe import probe
 from softfree.embeddings.probe_models import Training, predict_held_out
+from softfree.embeddings.similar import sample_key
 from softfree_runtime.core.errors import UserError
 from softfree_runtime.core.task import Task
+from softfree_runtime.sources.sample_source import Case, CaseFile
 
 QUICK = {"num_bootstrap": 50, "folds": 3}
 
@@ -97,3 +99,30 @@ def test_another_table_is_refused(write: Callable, tmp_path: Path) -> None:
     given = table(tmp_path, label=list("abab"))
     with pytest.raises(UserError, match="features of none of the 4 images"):
         probe(folder.root, given, ProbeOptions(out=tmp_path / "out"))
+
+
+def test_two_names_of_one_file_have_its_features_and_one_patient(
+    write: Callable, tmp_path: Path, without_figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}.png").touch()
+    (tmp_path / "12.png").symlink_to(tmp_path / "0.png")
+    vectors = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    folder = write(tmp_path / "f", vectors[[*range(12), 0]], files(tmp_path, 13))
+    seen = []
+    monkeypatch.setattr("softfree.embeddings.probe._held_out", lambda matrix, *_: seen.append(matrix) or 1 / 0)
+    patients = [f"p{number % 12}" for number in range(13)]
+    given = table(tmp_path, label=np.where(np.arange(13) % 2, "ill", "well"), patient_id=patients)
+    with pytest.raises(ZeroDivisionError):
+        probe(folder.root, given, ProbeOptions(out=tmp_path / "out", **QUICK))
+    np.testing.assert_array_equal(seen[0], vectors[[*range(12), 0]])
+    given = table(tmp_path, label=np.where(np.arange(13) % 2, "ill", "well"), patient_id=[*patients[:12], "p12"])
+    with pytest.raises(UserError, match=r"rows 0, 12 \(counted from 0\) name the same image and have different"):
+        probe(folder.root, given, ProbeOptions(out=tmp_path / "out", **QUICK))
+    assert not (tmp_path / "out").exists()
+
+
+def test_cases_of_frames_of_one_file_are_different_samples() -> None:
+    one, two = (Case((CaseFile("/a/s.tif", None, frame),)) for frame in (None, 1))
+    assert sample_key(one, None) == sample_key("/a/s.tif", 0)
+    assert sample_key(two, None) == sample_key("/a/s.tif", 1) != sample_key(one, None)

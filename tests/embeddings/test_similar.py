@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from softfree.archive.tasks.features import PooledFeatures
 from softfree.cli.main import main
@@ -16,6 +20,7 @@ from softfree.embeddings.feature_folder import FeatureFolder
 from softfree.embeddings.index_folder import open_index
 from softfree.embeddings.similar import find_similar
 from softfree.embeddings.similar_command import task_of
+from softfree.embeddings.similar_output import print_answers, write_answers, write_similar_page
 from softfree_runtime.core.errors import UserError
 
 FILES = [f"/archive/{number}.png" for number in range(20)]
@@ -121,3 +126,45 @@ def test_the_command_from_images_to_a_page(
         task_of(str(image_run.folder), other)
     assert main(["similar", str(image_run.folder), "--index", str(folder.root)]) == 2
     assert "--build to build the index only" in capsys.readouterr().err
+
+
+def test_frames_are_named_and_shown(write: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = str(tmp_path / "s.tif")
+    first, *others = (Image.fromarray(np.full((8, 8), gray, np.uint8)) for gray in (0, 120, 250))
+    first.save(file, save_all=True, append_images=others)
+    folder = write(tmp_path / "f", on_a_circle(3), [file] * 3, frames=[0, 1, 2], label=["a", "b", "c"])
+    index = open_index(folder, shown=False)
+    rows = pq.read_table(folder.results).take([2])
+    answers = find_similar(index, rows, [("s.tif", file, 2)], 1)
+    assert answers[0].to_dict() | {"neighbors": []} == {
+        "path": "s.tif", "frame": 2, "status": "ok", "reason": "", "neighbors": [],
+    }  # fmt: skip
+    (found,) = answers[0].to_dict()["neighbors"]
+    assert found == {"rank": 1, "distance": 1.0, "path": "s.tif", "frame": 1, "label": "b"}
+    write_answers(tmp_path / "o.csv", answers)
+    assert (tmp_path / "o.csv").read_text().splitlines() == [
+        "query,query_frame,status,reason,rank,distance,path,frame,label",
+        "s.tif,2,ok,,1,1.0,s.tif,1,b",
+    ]
+    write_similar_page(tmp_path / "o.html", answers, images=True)
+    page = (tmp_path / "o.html").read_text()
+    pngs = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    assert [np.unique(Image.open(io.BytesIO(base64.b64decode(png)))).tolist() for png in pngs] == [[250], [120]]
+    assert "<h2>s.tif, frame 2</h2>" in page
+    assert '<span class="how">s.tif, frame 1</span>' in page
+    print_answers(answers)
+    assert "Nearest to s.tif, frame 2" in capsys.readouterr().out
+
+
+def test_columns_of_the_inputs_never_replace_those_of_the_answer(write: Callable, tmp_path: Path) -> None:
+    columns = {"rank": ["high"] * 20, "distance": list(range(100, 120)), "age": list(range(20))}
+    folder = write(tmp_path / "f", on_a_circle(), FILES, **columns)
+    asked = ["distance", "rank", "age", "status"]
+    answers = find_similar(open_index(folder, shown=False), *queries(folder, [0]), 1, asked)
+    assert answers[0].to_dict()["neighbors"] == [
+        {"rank": 1, "distance": round(1 - np.cos(np.pi / 19), 6), "path": "1.png", "inputs.distance": 101,
+         "inputs.rank": "high", "age": 1, "inputs.status": "ok"}
+    ]  # fmt: skip
+    write_answers(tmp_path / "o.csv", answers)
+    header = (tmp_path / "o.csv").read_text().splitlines()[0]
+    assert header == "query,status,reason,rank,distance,path,inputs.distance,inputs.rank,age,inputs.status"

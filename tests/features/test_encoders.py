@@ -1,5 +1,6 @@
 """Encoders of tiles."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -65,23 +66,47 @@ def test_a_convolutional_model_takes_any_side(tmp_path: Path) -> None:
     assert encode(create_encoder("test_resnet", tmp_path / "r.safetensors", 48)).ndim == 1
 
 
-def test_a_run_of_softfree(tmp_path: Path) -> None:
-    arguments = {"name": "seqnorm_vit_nano_patch16", "img_size": 32, "num_classes": 2, "depth": 1}
-    model = create_model(**arguments).eval()
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    config = {
-        "task": {"kind": "binary", "classes": ["a", "b"]},
-        "preprocessing": {"preset": "microscopy", "size": 32, "resize_mode": "stretch", "channels": 3},
-        "model": arguments,
-        "options": {},
-    }
-    RunDirectory(tmp_path).write_config(config)
-    encoder = create_encoder(str(tmp_path))
+CONFIG = {
+    "task": {"kind": "binary", "classes": ["a", "b"]},
+    "preprocessing": {"preset": "microscopy", "size": 32, "resize_mode": "stretch", "channels": 3},
+    "model": {"name": "seqnorm_vit_nano_patch16", "img_size": 32, "num_classes": 2, "depth": 1},
+    "options": {},
+}
+
+
+def write_run(folder: Path) -> torch.nn.Module:
+    model = create_model(**CONFIG["model"]).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    RunDirectory(folder).write_config(CONFIG)
+    return model
+
+
+def pooled(model: torch.nn.Module, sample: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
-        expected = model.forward_head(model.forward_features(encoder.prepare(TILE)[None]), pre_logits=True)[0]
+        return model.forward_head(model.forward_features(sample[None]), pre_logits=True)[0].numpy()
+
+
+def test_a_run_of_softfree(tmp_path: Path) -> None:
+    model = write_run(tmp_path)
+    encoder = create_encoder(str(tmp_path))
+    expected = pooled(model, encoder.prepare(TILE))
     assert encoder.prepare(TILE).shape == (3, 32, 32)
     np.testing.assert_allclose(encode(encoder), expected, rtol=1e-5, atol=1e-6)
     assert encoder.name == "seqnorm_vit_nano_patch16"
+    assert encoder.digest == RunDirectory(tmp_path).weights_digest()
+
+
+def test_a_study_has_the_features_of_its_members_one_after_the_other(tmp_path: Path) -> None:
+    folders = [tmp_path / "folds" / str(number) for number in range(2)]
+    models = [write_run(folder) for folder in folders]
+    digests = [RunDirectory(folder).weights_digest() for folder in folders]
+    members = [{"folder": f"folds/{n}", "sha256": digest, "temperature": 1.0} for n, digest in enumerate(digests)]
+    RunDirectory(tmp_path).write_config(CONFIG | {"members": members})
+    encoder = create_encoder(str(tmp_path))
+    expected = np.concatenate([pooled(model, encoder.prepare(TILE)) for model in models])
+    np.testing.assert_allclose(encode(encoder), expected, rtol=1e-5, atol=1e-6)
+    assert encoder.digest == sha256("".join(digests).encode()).hexdigest()
 
 
 def test_weights_are_never_left_at_chance(tmp_path: Path, weights: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,17 @@ from softfree.cli.parser import Parser
 from softfree.data.slide_readers.slide import open_slide
 from softfree.inference.run import Run
 from softfree.models import create_model
-from softfree.saliency.api import Explained, explain, explain_to_files
+from softfree.saliency.api import Explained, explain, explain_to_files, stem_of
+from softfree.saliency.dicom_file import write_secondary_capture
 from softfree.saliency.maps import explain_tensor
 from softfree.saliency.options import ExplainOptions
 from softfree.saliency.samples import SampleOpener
 from softfree.saliency.samples import slide as of_slide
+from softfree.saliency.samples.volume import write_nifti
 from softfree.saliency.slide_files import write_pyramid
 from softfree_runtime.core.errors import ReadError, UserError
 from softfree_runtime.readers import read_image
+from softfree_runtime.readers.volume import Volume
 from softfree_runtime.sources.volume_files import read_volume
 
 
@@ -208,6 +212,60 @@ def test_a_damaged_birth_date_is_a_row_that_does_not_quote_it(
     assert "DOE" not in "".join(str(warning.message) for warning in recwarn)
     options.dicom_identity = False
     assert explain(image_run, [str(tmp_path / "a.dcm")], options)[0].error is None
+
+
+@pytest.mark.parametrize(("charset", "patient"), [(None, "A^B"), ("ISO_IR 100", "Müller^Jörg"), ("\\ISO 2022 IR 87",
+                         "Yamada^Tarou=山田^太郎=やまだ^たろう")])  # fmt: skip
+def test_dicom_text_of_any_language(charset: str | None, patient: str, shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    source = dcmread(shared_data / "dicom" / "pydicom" / "CT_small.dcm")
+    source.SpecificCharacterSet = None if charset is None else charset.split("\\")
+    source.PatientName = patient
+    source.save_as(tmp_path / "a.dcm")
+    made = []
+    for name in ("Split; Lungenentzündung", "Split; 肺炎"):
+        painted = np.zeros((8, 8, 3), np.uint8)
+        write_secondary_capture(
+            tmp_path / "b.dcm", painted, str(tmp_path / "a.dcm"), name=name, description=f"of {name}", identity=True
+        )
+        made.append(dcmread(tmp_path / "b.dcm"))
+    assert [one.SeriesDescription for one in made] == ["Split; Lungenentzündung", "Split; 肺炎"]
+    assert made[1].DerivationDescription == "of Split; 肺炎"
+    assert {one.SpecificCharacterSet for one in made} == {"ISO_IR 192"}
+    assert {str(one.PatientName) for one in made} == {patient}
+
+
+def test_nifti_text_of_any_language(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((1, 2, 2, 2), np.float32), (1.0, 1.0, 1.0), np.eye(4), 0.0, 1.0, (), "")
+    for name, kept in (("Split; 肺炎", "Split; 肺炎"), ("肺" * 30, "肺" * 26)):
+        write_nifti(tmp_path / "m.nii.gz", np.zeros((2, 2, 2), np.float32), volume, "", name)
+        assert bytes(nibabel.load(tmp_path / "m.nii.gz").header["descrip"]).rstrip(b"\0").decode() == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a/1.2.840.113619.2.5.1762583153.11", "1.2.840.113619.2.5.1762583153.11"),
+        ("IM.0001", "IM.0001"),
+        ("IM.0001.DCM", "IM.0001"),
+        ("scan.nii.gz", "scan"),
+        ("a.b.PNG", "a.b"),
+        (".png", ".png"),
+    ],
+)
+def test_only_known_endings_are_left_out(name: str, stem: str) -> None:
+    assert stem_of(name) == stem
+
+
+def test_long_names_are_shortened_and_stay_apart(image_run: Run, images: list[str], tmp_path: Path) -> None:
+    names = [f"{'ü' * 120}{number}.png" for number in range(2)]
+    for name in names:
+        shutil.copy(images[0], tmp_path / name)
+    options = ExplainOptions(out=tmp_path / "maps", method="split")
+    done = explain(image_run, [str(tmp_path / name) for name in names], options)
+    written = [one.files[0].name for one in done]
+    assert all(re.fullmatch("ü{90}_[0-9a-f]{8}_map.png", name) for name in written)
+    assert len(set(written)) == 2
 
 
 def test_volumes_lie_on_their_source(volume_run: Run, shared_data: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Whole or streamed: the same answer, chosen by the user or by what fits."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from softfree.core.options import StreamOptions
 from softfree.inference.run import Run
@@ -44,6 +46,12 @@ def test_what_does_not_fit_is_streamed_one_by_one(monkeypatch: pytest.MonkeyPatc
     assert dimensions == [3, 3]
 
 
+def test_samples_are_moved_to_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "products_in", lambda precision, device: nullcontext())  # meta has no autocast
+    logits = AdaptiveForward(vit().to("meta"), StreamOptions())(torch.randn(2, 3, 64, 64))
+    assert (logits.device.type, logits.shape) == ("meta", (2, 3))
+
+
 def test_more_tokens_need_more_and_training_more_than_inference() -> None:
     adaptive = AdaptiveForward(vit(), StreamOptions())
     small, large = torch.empty(1, 3, 256, 256), torch.empty(1, 3, 1024, 1024)
@@ -60,6 +68,12 @@ def test_softmax_is_whole_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert AdaptiveForward(model, StreamOptions())(torch.randn(1, 3, 64, 64)).shape == (1, 3)
     with pytest.raises(UserError, match=r"--stream always: Softmax.* cannot stream"):
         AdaptiveForward(model, StreamOptions(stream="always"))
+
+
+def test_a_model_without_parameters_works_where_its_samples_are() -> None:
+    """Such as the encoder that gives thumbnails."""
+    samples = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(AdaptiveForward(nn.Flatten(), StreamOptions())(samples), samples.flatten(1))
 
 
 @pytest.mark.cpu("trains with --accelerator cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,14 +48,18 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got - want).abs().max() / want.abs().max().clamp(min=1e-30))
 
 
-def check(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+def check(
+    got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float, precise: dict[str, Tensor] | None = None
+) -> None:
+    """Compare gradients: where terms cancel, those in memory are no better than twice as near to the precise ones."""
     assert got.keys() == want.keys()
     largest = max(float(grad.abs().max()) for grad in want.values())
-    for name, grad in want.items():
+    for name, grad in (precise or want).items():
         size = float(grad.abs().max())
         # SeqNorm's mean removes some biases: their gradient is zero by nature, and rounding is all there is to see.
         scale = size if size > 1e-6 * largest else largest
-        assert float((got[name] - grad).abs().max()) < tolerance * scale, name
+        rounding = float((want[name] - grad).abs().max())
+        assert float((got[name] - grad).abs().max()) < max(tolerance * scale, 2 * rounding), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -65,12 +70,14 @@ def test_as_in_memory(name: str, dtype: torch.dtype, make_model: Make, gradients
     tolerance = 1e-5 if dtype == torch.float32 else 1e-9
     logits = model(x)
     want = gradients_of(model, logits)
+    exact = copy.deepcopy(model).double()
+    precise = gradients_of(exact, exact(x.double()))
     for chunk in (100, 13, 1) if dtype == torch.float64 else (13,):  # the parts are the same in both
         streaming = Streaming(chunk=chunk)
         assert relative(stream_forward(model, x, streaming), logits.detach()) < tolerance
         got = streamed(model, x, streaming)
         assert relative(got.detach(), logits.detach()) < tolerance
-        check(gradients_of(model, got), want, tolerance)
+        check(gradients_of(model, got), want, tolerance, precise)
 
 
 @pytest.mark.parametrize("pos", ["learn", "sincos"])

@@ -21,7 +21,8 @@ class SimilarOptions:
             in milliseconds; 'auto' is exact below 100,000 images.
         build: Build the index anew; without IMAGES, do no more.
         columns: Further columns of the inputs' table to show, such as '[age, patient]'; patients are numbers, and left
-            out without this.
+            out without this. One that is called like a column of the answer, such as distance, is shown as
+            inputs.distance.
         weights: Weights of a timm model: a safetensors file.
         frame: Frame of multi-frame files, counted from 0; default: the first.
         image_root: Folder that the paths of tables start from and that must contain all files; default: each table's

@@ -110,6 +110,7 @@ def _table_with_features(
     if not usable.any():
         raise UserError(f"none of the images of {path} could be read; the reasons are in {features.results}")
     table, found = table.take(np.flatnonzero(usable)), found[usable]
+    _refuse_shared_images(path, table, found)
     if options.encoder is not None:
         table, found, seen = _without_seen(Run.load(options.encoder), table, found)
         if seen:
@@ -118,14 +119,28 @@ def _table_with_features(
     return table, found, tuple(notes)
 
 
+def _refuse_shared_images(path: Path, table: Table, numbers: np.ndarray) -> None:
+    """Refuse an image that two patients have, under two names such as links: it could be in two folds."""
+    frame = table.frame.assign(number=numbers)
+    shared = frame[frame.groupby("number")["patient"].transform("nunique") > 1]
+    if len(shared):
+        rows = ", ".join(map(str, shared["row"][shared["number"] == shared["number"].iloc[0]][:5]))
+        count = shared["number"].nunique() - 1
+        others = f" (and {count} more such image{'s' if count > 1 else ''})" if count else ""
+        raise UserError(
+            f"{path}: rows {rows} (counted from 0) name the same image and have different patients{others}, so that it"
+            " could be in two folds; give them one patient_id, or delete all but one"
+        )
+
+
 def _without_seen(run: Run, table: Table, numbers: np.ndarray) -> tuple[Table, np.ndarray, int]:
     """Leave out rows that an encoder was trained on: of its own table those in train and val, of others those seen."""
-    from softfree.data.seen_rows import read_seen_rows
+    from softfree.data.seen_rows import read_seen_rows, reads_series
 
     seen = read_seen_rows(run.directory.seen)
     if seen is None:
         raise UserError(f"--encoder {run.folder} does not say what it was trained on; leave it out")
-    kept = np.flatnonzero(~seen.rows(table.frame))
+    kept = np.flatnonzero(~seen.rows(table.frame, whole_series=reads_series(run.preprocessing)))
     if not len(kept):
         raise UserError(
             f"all {len(table.frame)} images are among those that {run.folder} was trained on: their scores would say"
@@ -142,14 +157,15 @@ def _readable(features: FeatureFolder, count: int) -> np.ndarray:
 
 
 def _matrix(features: FeatureFolder, numbers: np.ndarray) -> np.ndarray:
-    """Return the features (n, D) of inputs by their numbers."""
-    where = {int(number): position for position, number in enumerate(numbers)}
-    matrix = np.empty((len(numbers), features.width), np.float32)
+    """Return the features (n, D) of inputs by their numbers, of which several may be equal."""
+    unique, positions = np.unique(numbers, return_inverse=True)
+    where = {int(number): position for position, number in enumerate(unique)}
+    matrix = np.full((len(unique), features.width), np.nan, np.float32)
     for vectors, rows in features.batches():
         for vector, number in zip(vectors, rows["input"].to_pylist(), strict=True):
             if number in where:
                 matrix[where[number]] = vector
-    return matrix
+    return matrix[positions]
 
 
 def _held_out(

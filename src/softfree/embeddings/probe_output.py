@@ -20,7 +20,7 @@ from softfree.evaluation.formatting import metrics_to_json, summary_rows, write_
 from softfree.evaluation.number_report import write_number_report
 from softfree.evaluation.report import Report, write_report
 from softfree.evaluation.scores import Scores
-from softfree.evaluation.subgroups import by_group, describe_folds
+from softfree.evaluation.subgroups import by_fold, describe_folds
 from softfree.reporting.facts import count_rows
 from softfree.reporting.scoring import FOLD, THRESHOLD, target_columns
 from softfree_runtime.core.files import replacing
@@ -97,9 +97,9 @@ def _predictions(result: Probe) -> pd.DataFrame:
 
 def _report(result: Probe, options: ProbeOptions, features: FeatureFolder) -> Report:
     table = replace(result.table, frame=result.table.frame.assign(split="val"))
-    values = pd.Series([result.folds.names[number] for number in result.folds.numbers[0]])
-    folds = by_group(
-        result.scores, values, result.thresholds or {}, seed=options.seed, num_bootstrap=options.num_bootstrap
+    names = [result.folds.names[number] for number in result.folds.numbers[0]]
+    folds = by_fold(
+        result.scores, names, result.thresholds or {}, seed=options.seed, num_bootstrap=options.num_bootstrap
     )
     what = "The number of neighbors" if options.method == "knn" else "The regularization"
     notes = [

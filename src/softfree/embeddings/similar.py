@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,15 @@ from softfree.archive.remote import is_remote
 from softfree.embeddings.feature_folder import FEATURES, FeatureFolder
 from softfree.embeddings.index_folder import IndexFolder
 from softfree_runtime.core.errors import UserError
+from softfree_runtime.readers.image import DecodedImage
 from softfree_runtime.sources.inputs import NamedSource
-from softfree_runtime.sources.sample_source import SampleSource, files_of
+from softfree_runtime.sources.sample_source import CaseFile, SampleSource, SourceFile, files_of
 
 SPARE = 5  # further neighbors that are looked for, since the image itself is left out
+FIXED = ("rank", "distance", "path", "frame")
+"""Columns of every neighbor, the last only where one has a frame."""
+OWN = (*FIXED, "query", "query_frame", "status", "reason")
+"""Names of an answer's own columns; the inputs' columns of these names are shown as ``inputs.NAME``."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,14 @@ class Neighbor:
         distance: Cosine distance, from 0 (same direction) to 2.
         path: As in the inputs of the index.
         source: Its file.
+        frame: Frame of its first file, counted from 0; None where the inputs name none.
         values: Label and further columns.
     """
 
     distance: float
     path: str
     source: SampleSource
+    frame: int | None
     values: Mapping[str, Any]
 
 
@@ -45,6 +52,7 @@ class Answer:
     Attributes:
         path: Name of the image.
         source: Its file.
+        frame: Frame of its first file, counted from 0; None if none was named.
         status: ``ok``, or the kind of error.
         reason: Why it cannot be read.
         neighbors: The cases.
@@ -52,6 +60,7 @@ class Answer:
 
     path: str
     source: SampleSource
+    frame: int | None
     status: str
     reason: str
     neighbors: list[Neighbor] = field(default_factory=list)
@@ -59,10 +68,15 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON, without files."""
         found = [
-            {"rank": rank, "distance": round(one.distance, 6), "path": one.path, **one.values}
+            {"rank": rank, "distance": round(one.distance, 6), "path": one.path, **_named(one.frame), **one.values}
             for rank, one in enumerate(self.neighbors, 1)
         ]
-        return {"path": self.path, "status": self.status, "reason": self.reason, "neighbors": found}
+        own = {"path": self.path, **_named(self.frame), "status": self.status, "reason": self.reason}
+        return own | {"neighbors": found}
+
+
+def _named(frame: int | None) -> dict[str, int]:
+    return {} if frame is None else {"frame": frame}
 
 
 def find_similar(
@@ -89,7 +103,8 @@ def find_similar(
     shown = _shown(index.features, columns)
     answers = []
     for row, (name, source, frame) in zip(queries.to_pylist(), samples, strict=True):
-        answer = Answer(name, source, row["status"], row["reason"] or "")  # type: ignore[arg-type]
+        assert not isinstance(source, DecodedImage)
+        answer = Answer(name, source, first_frame(source, frame), row["status"], row["reason"] or "")
         if row["status"] == "ok":
             vector = np.array(row[FEATURES], np.float32)
             found = index.search(vector[None], count + SPARE)
@@ -107,7 +122,7 @@ def _shown(features: FeatureFolder, columns: Sequence[str]) -> list[str]:
 
 
 def _others(
-    index: IndexFolder, source: Any, frame: int | None, rows: np.ndarray, distances: np.ndarray
+    index: IndexFolder, source: SampleSource, frame: int | None, rows: np.ndarray, distances: np.ndarray
 ) -> list[Neighbor]:
     """Return the neighbors that are not the image itself."""
     records = index.rows(rows)
@@ -115,17 +130,32 @@ def _others(
     own = sample_key(source, frame)
     return [
         Neighbor(
-            float(distance), record["path"], file, {name: record[name] for name in ("input", "label") if name in record}
+            float(distance),
+            record["path"],
+            file,
+            first_frame(file, its_frame),
+            {name: record[name] for name in ("input", "label") if name in record},
         )
         for record, (file, its_frame), distance in zip(records, sources, distances, strict=True)
         if sample_key(file, its_frame) != own
     ]
 
 
-def sample_key(source: Any, frame: int | None) -> tuple[Any, ...]:
-    """Return what two names of one sample have in common."""
-    files = [file.path if is_remote(file.path) else os.path.realpath(file.path) for file in files_of(source)]
-    return (*files, frame or 0)
+def sample_key(source: SampleSource, frame: int | None) -> tuple[tuple[str, int], ...]:
+    """Return what two names of one sample have in common: its files and their frames."""
+    return tuple(
+        (file.path if is_remote(file.path) else os.path.realpath(file.path), _frame_of(file, frame) or 0)
+        for file in files_of(source)
+    )
+
+
+def first_frame(source: SampleSource, frame: int | None) -> int | None:
+    """Return the frame of the first file of a sample, of which ``frame`` is that of one that is no case."""
+    return _frame_of(files_of(source)[0], frame)
+
+
+def _frame_of(file: SourceFile, frame: int | None) -> int | None:
+    return file.frame if isinstance(file, CaseFile) else frame
 
 
 def _with_columns(features: FeatureFolder, answers: list[Answer], shown: Sequence[str]) -> list[Answer]:
@@ -136,17 +166,12 @@ def _with_columns(features: FeatureFolder, answers: list[Answer], shown: Sequenc
         table = pq.read_table(features.results, columns=["input", *shown], filters=[("input", "in", wanted)])
         values = {row.pop("input"): row for row in table.to_pylist()}
     return [
-        Answer(
-            answer.path,
-            answer.source,
-            answer.status,
-            answer.reason,
-            [_shown_of(one, values) for one in answer.neighbors],
-        )
+        replace(answer, neighbors=[_shown_of(one, values[one.values["input"]]) for one in answer.neighbors])
         for answer in answers
     ]
 
 
-def _shown_of(one: Neighbor, values: Mapping[int, Mapping[str, Any]]) -> Neighbor:
+def _shown_of(one: Neighbor, values: Mapping[str, Any]) -> Neighbor:
     label = {"label": one.values["label"]} if "label" in one.values else {}
-    return Neighbor(one.distance, one.path, one.source, label | dict(values[one.values["input"]]))
+    further = {f"inputs.{name}" if name in OWN else name: cell for name, cell in values.items()}
+    return replace(one, values=label | further)

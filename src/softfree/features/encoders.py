@@ -1,9 +1,10 @@
-"""Tile encoders: a timm model, a run of softfree, or plain color statistics."""
+"""Tile encoders: a timm model, a run or study of softfree, or plain color statistics."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,10 +103,10 @@ class TimmEncoder:
 
 
 class RunEncoder:
-    """The model of a run directory without its classifier.
+    """The model of a run directory without its classifier; of a study those of its members, one after the other.
 
     Args:
-        folder: A run trained on images.
+        folder: A run or study trained on images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,8 +114,8 @@ class RunEncoder:
         if not isinstance(run.preprocessing, ImagePreprocessing):
             raise UserError(f"--encoder {folder} was not trained on images; tiles need a run that was")
         self.name: str = run.model_name
-        self.digest = run.directory.weights_digest()
-        self.module: nn.Module = _Pooled(run.model)
+        self.digest = run.identity()
+        self.module: nn.Module = _Pooled([member.model for member in run.members or (run,)])
         self._preprocessing = run.preprocessing
 
     def prepare(self, tile: np.ndarray) -> Tensor:
@@ -124,12 +125,13 @@ class RunEncoder:
 
 
 class _Pooled(nn.Module):
-    def __init__(self, model: Any) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.model = model
+        self.models: Any = nn.ModuleList(models)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        return self.model.forward_head(self.model.forward_features(tiles), pre_logits=True)
+        features = [model.forward_head(model.forward_features(tiles), pre_logits=True) for model in self.models]
+        return torch.cat(features, dim=1)
 
 
 def create_encoder(name: str, weights: Path | None = None, side: int = 224) -> TileEncoder:

@@ -14,7 +14,7 @@ class FeatureOptions(BulkOptions):
     """Feature extraction.
 
     Attributes:
-        encoder: A timm model, such as vit_small_patch16_224; 'hf-hub:owner/name'; a run directory of softfree; or
+        encoder: A timm model, such as vit_small_patch16_224; 'hf-hub:owner/name'; a run or study of softfree; or
             'pixels' for simple color statistics without weights.
         out: Folder for the features: one file per slide and their table, or results.parquet with a row per image or
             volume; the same command goes on there after an interruption.

@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from softfree.core.endings import ending_of
 from softfree.core.environment import best_device
 from softfree.core.progress import tracked
 from softfree.data.inputs import find_inputs
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from softfree.inference.run import Run
 
 _SHOWN = 5  # regions in the JSON
+_LONGEST = 180  # bytes of an input's name in those of its files, which may have 255 with all that is added
 
 
 @dataclass(frozen=True)
@@ -296,7 +299,7 @@ def _of_part(words: MapText, part: Part, whole: Map) -> MapText:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """File name of the input without folder and suffix, with a number if it is taken."""
+    """Beginning of an input's file names, with a number if it is taken."""
     stem = stem_of(name)
     free, number = stem, 2
     while free in taken:
@@ -306,7 +309,10 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def stem_of(name: str) -> str:
-    """File name of an input without folder and suffix."""
+    """File name of an input without folder and known ending; of a long one the beginning and a hash."""
     whole = Path(name).name
-    stem = whole.lower().removesuffix(".gz").removesuffix(".nii")
-    return whole[: len(stem)] if len(stem) < len(whole) else Path(whole).stem
+    stem = whole[: len(whole) - len(ending_of(whole))] or whole
+    content = stem.encode("utf-8", "surrogateescape")
+    if len(content) <= _LONGEST:
+        return stem
+    return f"{content[:_LONGEST].decode('utf-8', 'ignore')}_{blake2b(content, digest_size=4).hexdigest()}"

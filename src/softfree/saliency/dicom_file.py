@@ -26,6 +26,7 @@ _IDENTITY = (
 _NEEDED = (*_IDENTITY, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet", "NumberOfFrames")
 _SOURCE_IMAGE = ("121322", "DCM", "Source image for image processing operation")
 _LONGEST = 64  # characters of a SeriesDescription
+_UTF8 = "ISO_IR 192"  # names of classes may have any character, whatever the source's
 
 
 def write_secondary_capture(
@@ -130,6 +131,8 @@ def _header(source: str, identity: bool) -> Dataset:
     if absent:
         raise ReadError(f"no {' and '.join(absent)} to refer to; use --format png", "unsupported", path=source)
     header = copy(header)
+    header.decode()  # by the source's character set
+    header.SpecificCharacterSet = _UTF8  # which the capture takes over
     for keyword in () if identity else _IDENTITY:
         setattr(header, keyword, None)
     return header

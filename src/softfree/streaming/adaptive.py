@@ -65,7 +65,9 @@ class AdaptiveForward:
         self._token_means: list[Tensor] = []
 
     def __call__(self, samples: Tensor) -> Tensor:
-        """Return logits (B, K); with a graph if gradients are enabled."""
+        """Return logits (B, K) of samples on any device; with a graph if gradients are enabled."""
+        if (device := self._device) is not None:
+            samples = samples.to(device)
         streams = self.streams(samples)
         if streams and len(samples) > 1:  # one by one they may fit
             return torch.cat([self._single(samples, number) for number in range(len(samples))])
@@ -78,8 +80,13 @@ class AdaptiveForward:
 
     def of_rows(self, sample: Rows) -> Tensor:
         """Return logits (1, K), without a graph, of an image read in bands; check :meth:`why_not_rows` first."""
-        with products_in(self.precision, next(self.model.parameters()).device), self._watch():
+        with products_in(self.precision, self._device or "cpu"), self._watch():
             return stream_forward(self.model, sample, self.streaming)
+
+    @property
+    def _device(self) -> torch.device | None:
+        """Where the model is; None for one without parameters, which works where its samples are."""
+        return next((parameter.device for parameter in self.model.parameters()), None)
 
     @contextmanager
     def _watch(self) -> Iterator[None]:

@@ -107,13 +107,13 @@ def write_nifti(path: Path, voxels: np.ndarray, volume: Volume, source: str, des
         voxels: (D, H, W) on the grid of ``volume``.
         volume: As it was read.
         source: The file that it was read from: the axes of a NIfTI file are kept, others become RAS+.
-        description: Of the map, cut to the 79 characters that the header can hold.
+        description: Of the map, cut to the 79 bytes of UTF-8 that the header can hold.
     """
     image = Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
     if is_nifti_file(Path(source)):
         wanted = io_orientation(read_affine(Path(source)))
         image = image.as_reoriented(ornt_transform(io_orientation(image.affine), wanted))
-    image.header["descrip"] = description.encode("ascii", "replace")[:79]
+    image.header["descrip"] = description.encode()[:79].decode("utf-8", "ignore").encode()
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
