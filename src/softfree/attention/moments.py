@@ -321,12 +321,13 @@ def total_weight(weights: Tensor) -> Tensor:
 
 
 def relative(weights: Tensor) -> Tensor:
-    """Divide weights (B, N) or (B, 1, N, 1) by the largest of each sample, so that halves hold them.
+    """Divide weights (B, N) or (B, 1, N, 1) by the largest of each sample, unless halves hold them as they are.
 
     Weighted means do not depend on the scale, which is therefore a constant for the gradient.
     """
-    axis = -1 if weights.ndim == 2 else -2
-    return weights / divisor(weights.detach().amax(axis, keepdim=True))
+    largest = weights.detach().amax(-1 if weights.ndim == 2 else -2, keepdim=True)
+    is_extreme = (largest > 0) & ((largest < 2**-10) | (largest > 2**10))
+    return weights / largest.where(is_extreme, 1)
 
 
 def divisor(number: Tensor) -> Tensor:
