@@ -20,7 +20,7 @@ pytest.importorskip("triton")
 # Of max|x - reference| / max|reference|. The interpreter rounds to bfloat16 toward zero.
 TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-2}
 # Samples, tokens, features, heads: odd numbers, less than a tile, several tiles, several runs of tokens.
-SIZES = [(2, 77, 40, 2), (1, 17, 32, 1), (1, 1500, 96, 3), (3, 128, 64, 4)]
+SIZES = [(2, 77, 40, 2), (1, 17, 32, 1), (1, 1030, 96, 3)]
 VALUES = ("values", "gradient", "weights", "scales")
 
 
