@@ -37,6 +37,7 @@ from softfree.study.options import AutoOptions
 from softfree.study.plan_file import read_audit
 from softfree.study.study_directory import MemberKey, StudyDirectory
 from softfree.study.timing import time_training
+from softfree.training.distillation import open_teacher
 from softfree_runtime.core.errors import UserError
 
 
@@ -242,6 +243,14 @@ def test_a_study_is_exported_as_one_file(study: StudyResult, begin: Callable, tm
     rows = softfree_runtime.predict(exported.path, images)
     expected = Run.load(study.run.folder).predict(images)
     np.testing.assert_allclose([row["p_high"] for row in rows], expected["p_high"], atol=1e-6)
+
+
+def test_a_study_is_no_teacher_but_its_members_are(study: StudyResult) -> None:
+    folder = study.run.folder
+    with pytest.raises(UserError, match=r"is a study, .*: name one of them, such as \S+fold1"):
+        open_teacher(folder, {})
+    config = Run.load(folder / "members" / "fold1").config
+    assert open_teacher(folder / "members" / "fold1", dict(config)) is not None
 
 
 def test_held_out_rows_are_never_predicted_by_the_ensemble(study: StudyResult, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
         config: The student's configuration, which records the digest of the teacher's weights.
 
     Raises:
-        UserError: It is not a finished run, not the one that training began with, has another task, other classes or
-            other preprocessing, or was trained on another split of the same table and may know the student's test
-            images.
+        UserError: It is not a finished run of one model, not the one that training began with, has another task, other
+            classes or other preprocessing, or was trained on another split of the same table and may know the student's
+            test images.
     """
     if folder is None:
         return None
@@ -60,6 +60,11 @@ def open_teacher(folder: Path | None, config: dict[str, Any]) -> Teacher | None:
             f"the teacher {folder} no longer exists; pass its new path: softfree train --resume RUN --teacher FOLDER"
         )
     run = Run.load(folder)
+    if run.members:
+        raise UserError(
+            f"--teacher {folder} is a study, whose members were trained on each other's held-out rows: name one of"
+            f" them, such as {run.members[0].folder}"
+        )
     digest = run.directory.weights_digest()
     if config.setdefault(WEIGHTS_OF_TEACHER, digest) != digest:
         raise UserError(
